@@ -1,0 +1,47 @@
+# MEND and LLMLingua-2 in plain C. `make demo` builds and compresses a transcript; `make test` runs the tests.
+# As a packager would: make CC=clang OPT='-O2 -march=x86-64-v3' OPENMP=
+
+CC     = cc
+OPT    = -O3
+# The numbers depend on these: ISO C, no contraction of a*b+c, never -ffast-math (tensor.c refuses to compile with it).
+NUMERIC = -std=c11 -ffp-contract=off -fno-fast-math
+WARN   = -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+# Threads, if the compiler has OpenMP; -fopenmp-simd alone (no library) if not. `make OPENMP=` builds without threads.
+OPENMP := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
+SIMD   = $(if $(OPENMP),$(OPENMP),-fopenmp-simd)
+CFLAGS =
+LDFLAGS =
+B      = build
+FLAGS  = $(NUMERIC) $(OPT) $(WARN) $(SIMD) -D_POSIX_C_SOURCE=200809L -I. $(CFLAGS)
+
+PROGRAMS = lingua2
+# Every C file at the top that is no program is part of both programs.
+PARTS   := $(filter-out $(PROGRAMS:%=%.c) mend.c,$(wildcard *.c))
+OBJECTS  = $(PARTS:%.c=$(B)/%.o)
+TESTS    = $(patsubst test/%.c,$(B)/%,$(wildcard test/test_*.c))
+
+all: $(PROGRAMS)
+
+$(PROGRAMS): %: $(B)/%.o $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) $^ -o $@ -lm
+
+$(B)/%.o: %.c $(wildcard *.h) Makefile | $(B)
+	$(CC) $(FLAGS) -c $< -o $@
+
+# A test includes the program it tests (compiled with TESTING, so without its main) or links the parts alone.
+$(B)/test_%: test/test_%.c test/check.h $(OBJECTS) $(PROGRAMS:%=%.c)
+	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $< $(OBJECTS) -o $@ -lm
+
+$(B):
+	mkdir -p $(B)
+
+demo: lingua2
+	sh demo/run.sh
+
+test: $(PROGRAMS) $(TESTS)
+	python3 test/run.py $(B)
+
+clean:
+	rm -rf $(B) $(PROGRAMS)
+
+.PHONY: all demo test bench clean

@@ -1,0 +1,176 @@
+/* base.c - see base.h. Depends on libc alone. */
+#include "base.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+bool fail(Error *err, int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    err->code = code;
+    vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    return false;
+}
+
+/* ---- sizes and memory ---- */
+
+bool size_mul(size_t a, size_t b, size_t *out) {
+    if (b != 0 && a > SIZE_MAX / b) return false;
+    *out = a * b;
+    return true;
+}
+
+bool size_add(size_t a, size_t b, size_t *out) {
+    if (a > SIZE_MAX - b) return false;
+    *out = a + b;
+    return true;
+}
+
+static void *or_die(void *p, size_t count, size_t size) {
+    if (p) return p;
+    fprintf(stderr, "out of memory: %zu x %zu bytes were asked for; give the program less input or more memory\n", count, size);
+    exit(BAD_SYSTEM);
+}
+
+void *mem_new(size_t count, size_t size) {
+    if (count == 0 || size == 0) count = size = 1;
+    return or_die(calloc(count, size), count, size);
+}
+
+void *mem_resize(void *old, size_t count, size_t size) {
+    size_t total;
+    if (!size_mul(count, size, &total)) return or_die(NULL, count, size);
+    return or_die(realloc(old, total ? total : 1), count, size);
+}
+
+/* ---- growable bytes ---- */
+
+static void bytes_room(Bytes *b, size_t more) {
+    size_t need, twice;
+    if (!size_add(b->len, more, &need) || !size_add(need, 1, &need)) or_die(NULL, b->len, 1);
+    if (need <= b->cap) return;
+    twice = b->cap <= SIZE_MAX / 2 ? b->cap * 2 : need;
+    b->cap = twice > need ? twice : need;
+    b->at = mem_resize(b->at, b->cap, 1);
+}
+
+void bytes_add(Bytes *b, const void *data, size_t len) {
+    bytes_room(b, len);
+    if (len) memcpy(b->at + b->len, data, len);
+    b->len += len;
+    b->at[b->len] = 0;
+}
+
+void bytes_text(Bytes *b, const char *text) { bytes_add(b, text, strlen(text)); }
+
+void bytes_printf(Bytes *b, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int len = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (len > 0) {
+        bytes_room(b, (size_t)len);
+        vsnprintf(b->at + b->len, (size_t)len + 1, format, again);
+        b->len += (size_t)len;
+    }
+    va_end(again);
+}
+
+void bytes_free(Bytes *b) {
+    free(b->at);
+    *b = (Bytes){0};
+}
+
+/* ---- UTF-8 ---- */
+
+size_t utf8_decode(const char *text, size_t len, uint32_t *code) {
+    const unsigned char *s = (const unsigned char *)text;
+    if (s[0] < 0x80) {
+        *code = s[0];
+        return 1;
+    }
+    size_t need = s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
+    if (s[0] < 0xC2 || s[0] > 0xF4 || need > len) return 0;
+    uint32_t c = s[0] & (0x7Fu >> need);
+    for (size_t i = 1; i < need; i++) {
+        if ((s[i] & 0xC0) != 0x80) return 0;
+        c = c << 6 | (s[i] & 0x3Fu);
+    }
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    if (c < least[need] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) return 0;
+    *code = c;
+    return need;
+}
+
+size_t utf8_encode(uint32_t code, char out[4]) {
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    size_t len = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const unsigned char lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
+    for (size_t i = len - 1; i > 0; i--, code >>= 6) out[i] = (char)(0x80u | (code & 0x3Fu));
+    out[0] = (char)(lead[len] | code);
+    return len;
+}
+
+bool utf8_valid(const char *text, size_t len, size_t *bad) {
+    uint32_t code;
+    for (size_t i = 0; i < len;) {
+        size_t n = utf8_decode(text + i, len - i, &code);
+        if (n == 0) {
+            *bad = i;
+            return false;
+        }
+        i += n;
+    }
+    return true;
+}
+
+/* ---- whole files ---- */
+
+bool file_read(const char *path, Bytes *out, Error *err) {
+    bool standard_input = strcmp(path, "-") == 0;
+    FILE *f = standard_input ? stdin : fopen(path, "rb");
+    *out = (Bytes){0};
+    if (!f) return fail(err, BAD_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
+    char block[1 << 16];
+    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) bytes_add(out, block, n);
+    bool broken = ferror(f) != 0;
+    int why = errno;
+    if (!standard_input) fclose(f);
+    if (broken) {
+        bytes_free(out);
+        return fail(err, BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(why));
+    }
+    if (!out->at) bytes_add(out, "", 0);
+    return true;
+}
+
+bool file_write(const char *path, const void *data, size_t len, Error *err) {
+    Bytes temporary = {0};
+    bytes_printf(&temporary, "%s.tmp.%ld", path, (long)getpid());
+    FILE *f = fopen(temporary.at, "wb");
+    bool ok = f && fwrite(data, 1, len, f) == len && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    int why = errno;
+    if (f && fclose(f) != 0 && ok) {
+        ok = false;
+        why = errno;
+    }
+    if (ok && rename(temporary.at, path) != 0) {
+        ok = false;
+        why = errno;
+    }
+    if (!ok) {
+        if (f) remove(temporary.at);
+        fail(err, BAD_SYSTEM, "%s: cannot be written: %s; the file is as it was", path, strerror(why));
+    }
+    bytes_free(&temporary);
+    return ok;
+}
