@@ -34,19 +34,30 @@ const char *isa_name(int level); /* "base", "avx2", "avx512" */
 #define ISA_TARGET_AVX512 \
     __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512cd,avx2,fma,bmi,bmi2,lzcnt,prefer-vector-width=512")))
 #endif
-/* PARAMS: the parameter list in parentheses; ...: the arguments, in order. */
-#define ISA_CLONES(NAME, PARAMS, ...)                                                  \
-    static void NAME##_base PARAMS { NAME##_body(ISA_BASE, __VA_ARGS__); }             \
-    ISA_TARGET_AVX2 static void NAME##_avx2 PARAMS { NAME##_body(ISA_AVX2, __VA_ARGS__); } \
+#endif
+
+/* PARAMS: the parameter list in parentheses; ...: the arguments, in order. NAME may itself be a macro: it is expanded first. */
+#define ISA_CLONES(NAME, PARAMS, ...) ISA_CLONES_OF(NAME, PARAMS, __VA_ARGS__)
+#if defined(ISA_TARGET_AVX2)
+#define ISA_CLONES_OF(NAME, PARAMS, ...)                                                         \
+    static void NAME##_base PARAMS { NAME##_body(ISA_BASE, __VA_ARGS__); }                       \
+    ISA_TARGET_AVX2 static void NAME##_avx2 PARAMS { NAME##_body(ISA_AVX2, __VA_ARGS__); }       \
     ISA_TARGET_AVX512 static void NAME##_avx512 PARAMS { NAME##_body(ISA_AVX512, __VA_ARGS__); } \
-    static void NAME PARAMS {                                                          \
-        if (isa_level == ISA_AVX512) NAME##_avx512(__VA_ARGS__);                       \
-        else if (isa_level == ISA_AVX2) NAME##_avx2(__VA_ARGS__);                      \
-        else NAME##_base(__VA_ARGS__);                                                 \
+    static void NAME PARAMS {                                                                    \
+        if (isa_level == ISA_AVX512) NAME##_avx512(__VA_ARGS__);                                 \
+        else if (isa_level == ISA_AVX2) NAME##_avx2(__VA_ARGS__);                                \
+        else NAME##_base(__VA_ARGS__);                                                           \
     }
 #else
-#define ISA_CLONES(NAME, PARAMS, ...) \
+#define ISA_CLONES_OF(NAME, PARAMS, ...) \
     static void NAME PARAMS { NAME##_body(ISA_BASE, __VA_ARGS__); }
+#endif
+
+/* True where a fused multiply-add is one instruction at this level. */
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)
+#define ISA_HAS_FMA(level) ((void)(level), 1)
+#else
+#define ISA_HAS_FMA(level) ((level) > ISA_BASE)
 #endif
 
 #endif

@@ -1,0 +1,216 @@
+/* tensor_kernel.h - the one matrix kernel, and the two loops around it: linear and one attention head.
+ *
+ * tensor.c includes this file twice: with T = float for MATH_FAST, with T = double for MATH_REFERENCE. T is the type of the
+ * accumulator; MAC(level, a, b, s) is one step s = a*b + s of S; TN(name) gives a name its type's suffix,
+ * BODY(name) that of the body ISA_CLONES looks for.
+ *
+ * The kernel computes a tile of up to 6 rows x NR columns of outputs, all of whose sums live in registers. NR is a number
+ * of vectors that depends on the instruction set. Each step k multiplies 6 numbers of x with NR numbers of w: the
+ * inner loop runs over columns, never over k, so every sum is one ascending chain whatever the vector length. Operands are
+ * packed first, so that the kernel reads memory in order:
+ *
+ *   x: tiles of 6 rows, [K][6]         w: panels of NR columns, [K][NR], zeros beyond the matrix
+ *
+ * K is cut into blocks so that a panel stays in the cache; the sums wait between blocks in memory, unrounded.
+ */
+
+/* ---- packing ---- */
+
+/* out[k,r] = x[r,k]: `rows` rows of K numbers become the columns of out, whose rows have length ld. */
+static void TN(pack_rows)(T *out, size_t ld, const float *x, size_t ldx, size_t rows, size_t K) {
+    for (size_t k = 0; k < K; k++)
+        for (size_t r = 0; r < rows; r++) out[k * ld + r] = (T)x[r * ldx + k];
+}
+
+/* out: panels of [K][NR] from w [K,O], row stride ldw; the last panel, if not full, has panel_width(...) columns. */
+ISA_BODY void BODY(pack_columns)(int level, T *restrict out, const float *restrict w, size_t ldw, size_t K, size_t O) {
+    const size_t NR = panel_bytes(level) / sizeof(T);
+    for (size_t k = 0; k < K; k++) {
+        size_t j = 0;
+        for (; j + NR <= O; j += NR) {
+            T *restrict to = out + j * K + k * NR;
+            const float *restrict from = w + k * ldw + j;
+#pragma omp simd
+            for (size_t i = 0; i < NR; i++) to[i] = (T)from[i];
+        }
+        if (j == O) continue;
+        const size_t width = panel_width(O - j, NR);
+        for (size_t i = 0; i < width; i++) out[j * K + k * width + i] = i < O - j ? (T)w[k * ldw + j + i] : 0;
+    }
+}
+ISA_CLONES(TN(pack_columns), (T *out, const float *w, size_t ldw, size_t K, size_t O), out, w, ldw, K, O)
+
+/* ---- the kernel ---- */
+
+/* s[r,j] (+)= S over k of x[k,r] * w[k,j], for r < M, j < NR; M and NR are constants wherever this is inlined. The sums
+ * start from +0 if `first`, else from what s holds, and go on as if they had never stopped. */
+ISA_BODY void TN(tile)(int level, const size_t M, const size_t NR, T *restrict s, bool first, const T *restrict x, size_t ldx,
+                       const T *restrict w, size_t ldw, size_t K) {
+    T sum[TILE_ROWS][PANEL_BYTES_MAX / sizeof(T)];
+    for (size_t r = 0; r < M; r++) {
+#pragma omp simd
+        for (size_t j = 0; j < NR; j++) sum[r][j] = first ? 0 : s[r * NR + j];
+    }
+    for (size_t k = 0; k < K; k++)
+        for (size_t r = 0; r < M; r++) {
+            const T a = x[k * ldx + r];
+#pragma omp simd
+            for (size_t j = 0; j < NR; j++) sum[r][j] = MAC(level, a, w[k * ldw + j], sum[r][j]);
+        }
+    for (size_t r = 0; r < M; r++) {
+#pragma omp simd
+        for (size_t j = 0; j < NR; j++) s[r * NR + j] = sum[r][j];
+    }
+}
+
+/* The same for `rows` of 1..6 and `cols` of NR, NR/2 or NR/4. */
+ISA_BODY void BODY(multiply)(int level, T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows,
+                                size_t cols) {
+    const size_t NR = panel_bytes(level) / sizeof(T);
+#define ROWS(M)                                                                        \
+    case M:                                                                            \
+        if (cols == NR) TN(tile)(level, M, NR, s, first, x, ldx, w, ldw, K);           \
+        else if (cols == NR / 2) TN(tile)(level, M, NR / 2, s, first, x, ldx, w, ldw, K); \
+        else TN(tile)(level, M, NR / 4, s, first, x, ldx, w, ldw, K);                  \
+        break;
+    switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
+#undef ROWS
+}
+ISA_CLONES(TN(multiply),
+           (T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows, size_t cols),
+           s, first, x, ldx, w, ldw, K, rows, cols)
+
+/* ---- linear ---- */
+
+/* y = RN32(s + b) for one finished tile [rows, cols], of which `valid` columns exist. */
+ISA_BODY void BODY(finish)(int level, float *restrict y, size_t ldy, const T *restrict s, const float *restrict b, size_t rows,
+                              size_t cols, size_t valid) {
+    (void)level;
+    for (size_t r = 0; r < rows; r++) {
+        if (b) {
+#pragma omp simd
+            for (size_t j = 0; j < valid; j++) y[r * ldy + j] = (float)(s[r * cols + j] + (T)b[j]);
+        } else {
+#pragma omp simd
+            for (size_t j = 0; j < valid; j++) y[r * ldy + j] = (float)s[r * cols + j];
+        }
+    }
+}
+ISA_CLONES(TN(finish), (float *y, size_t ldy, const T *s, const float *b, size_t rows, size_t cols, size_t valid),
+           y, ldy, s, b, rows, cols, valid)
+
+/* Columns of panels [p0,p1), rows of tiles [t0,t1), of one linear. xp: all of x, packed; scratch: see linear_plan. */
+static void TN(linear_job)(const Linear *l, const T *xp, T *scratch, size_t p0, size_t p1, size_t t0, size_t t1) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), C = l->C, O = l->O;
+    T *wp = scratch, *sums = scratch + l->block * l->strip * NR;
+    for (size_t k0 = 0; k0 == 0 || k0 < C; k0 += l->block) {
+        const size_t K = min_size(l->block, C - k0);
+        for (size_t p = p0; p < p1; p++) {
+            const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
+            if ((p - p0) % l->strip == 0) TN(pack_columns)(wp, l->w + k0 * O + j, O, K, min_size(min_size(p1, p + l->strip) * NR, O) - j);
+            const T *panel = wp + (p - p0) % l->strip * K * NR;
+            for (size_t t = t0; t < t1; t++) {
+                const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
+                T *s = sums + ((p - p0) * (t1 - t0) + (t - t0)) * TILE_ROWS * NR;
+                TN(multiply)(s, k0 == 0, xp + n * C + k0 * rows, rows, panel, cols, K, rows, cols);
+                if (k0 + K == C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
+            }
+        }
+    }
+}
+
+/* One pass over at most PASS_ROWS rows: pack x, then share tiles and panels out over the threads. */
+static void TN(linear_pass)(const Linear *l) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), panels = divide_up(l->O, NR), tiles = divide_up(l->N, TILE_ROWS);
+    const size_t groups = divide_up(panels, l->range), parts = l->parts, jobs = groups * parts;
+    const size_t x_size = round_up(l->N * l->C, 1024);
+    const size_t own = round_up(l->block * l->strip * NR + l->range * divide_up(tiles, parts) * TILE_ROWS * NR, 1024);
+    T *xp = workspace((x_size + own * (size_t)threads) * sizeof(T));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (size_t t = 0; t < tiles; t++) {
+        const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
+        TN(pack_rows)(xp + n * l->C, rows, l->x + n * l->C, l->C, rows, l->C);
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t job = 0; job < jobs; job++) {
+        const size_t p0 = job / parts * l->range, part = job % parts;
+        TN(linear_job)(l, xp, xp + x_size + own * thread_index(), p0, min_size(p0 + l->range, panels), tiles * part / parts,
+                       tiles * (part + 1) / parts);
+    }
+}
+
+/* ---- one attention head ---- */
+
+/* st[j,i] = RN32(S(q_i, k_j) * scale [+ bias_ij]) for the queries i0.. of one block, all keys j < Tk. st, like the packed
+ * queries qp [D, LANES], has a query in each lane, so that the softmax over j runs on all queries at once. */
+static void TN(scores)(float *st, const Attention *h, const T *kp, const T *qp, T *s, size_t i0, size_t lanes, size_t Tk) {
+    const size_t cols = min_size(panel_bytes(isa_level) / sizeof(T), LANES);
+    for (size_t j0 = 0; j0 < Tk; j0 += TILE_ROWS) {
+        const size_t rows = min_size(TILE_ROWS, h->Tk - j0); /* as packed */
+        for (size_t c = 0; c < LANES; c += cols) {
+            TN(multiply)(s, true, kp + j0 * h->D, rows, qp + c, LANES, h->D, rows, cols);
+            for (size_t r = 0; r < min_size(rows, Tk - j0); r++) {
+                float *to = st + (j0 + r) * LANES + c;
+                if (h->bias) {
+                    for (size_t i = 0; i < cols; i++) {
+                        const float *bias = h->bias + (i0 + min_size(c + i, lanes - 1)) * h->ldbias + j0 + r;
+                        to[i] = (float)((double)s[r * cols + i] * h->scale + (double)*bias);
+                    }
+                } else {
+                    for (size_t i = 0; i < cols; i++) to[i] = (float)((double)s[r * cols + i] * h->scale);
+                }
+            }
+        }
+    }
+}
+
+/* p = RN32(e / Z), widened to T. */
+ISA_BODY void BODY(divide_lanes)(int level, T *restrict pt, const float *restrict e, const double *restrict Z, size_t Tk) {
+    (void)level;
+    for (size_t j = 0; j < Tk; j++) {
+#pragma omp simd
+        for (size_t i = 0; i < LANES; i++) pt[j * LANES + i] = (float)((double)e[j * LANES + i] / Z[i]);
+    }
+}
+ISA_CLONES(TN(divide_lanes), (T *pt, const float *e, const double *Z, size_t Tk), pt, e, Z, Tk)
+
+/* ctx_i = RN32(S(p_i, v)) for the queries of one block, pt [keys, LANES], over the keys each query attends to. */
+static void TN(context)(const Attention *h, const T *pt, const T *vp, T *s, size_t i0, size_t lanes) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T);
+    for (size_t j = 0; j < h->D; j += NR) {
+        const size_t valid = min_size(NR, h->D - j), cols = panel_width(valid, NR);
+        const T *panel = vp + j * h->Tk;
+        for (size_t r0 = 0; r0 < lanes; r0 += TILE_ROWS) {
+            const size_t rows = min_size(TILE_ROWS, lanes - r0), K = keys_of(h, i0 + r0);
+            TN(multiply)(s, true, pt + r0, LANES, panel, cols, K, rows, cols);
+            for (size_t r = 1; r < rows; r++) { /* a later query may see some keys more */
+                const size_t more = keys_of(h, i0 + r0 + r) - K;
+                if (more) TN(multiply)(s + r * cols, false, pt + K * LANES + r0 + r, LANES, panel + K * cols, cols, more, 1, cols);
+            }
+            TN(finish)(h->ctx + (i0 + r0) * h->ldc + j, h->ldc, s, NULL, rows, cols, valid);
+        }
+    }
+}
+
+/* Queries [i0,i1) of one head. scratch: attention_scratch(...) numbers T. */
+static void TN(attention_job)(const Attention *h, T *scratch, size_t i0, size_t i1) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), D = h->D;
+    T *kp = scratch, *vp = kp + h->Tk * D, *qp = vp + h->Tk * round_up(D, NR), *s = qp + D * LANES;
+    T *pt = s + TILE_ROWS * NR;
+    float *st = (float *)(void *)(pt + h->Tk * LANES);
+    for (size_t j = 0; j < h->Tk; j += TILE_ROWS)
+        TN(pack_rows)(kp + j * D, min_size(TILE_ROWS, h->Tk - j), h->k + j * h->ldk, h->ldk, min_size(TILE_ROWS, h->Tk - j), D);
+    TN(pack_columns)(vp, h->v, h->ldv, h->Tk, D);
+    for (; i0 < i1; i0 += LANES) {
+        const size_t lanes = min_size(LANES, i1 - i0), Tk = keys_of(h, i0 + lanes - 1);
+        memset(qp, 0, D * LANES * sizeof(T));
+        TN(pack_rows)(qp, LANES, h->q + i0 * h->ldq, h->ldq, lanes, D);
+        TN(scores)(st, h, kp, qp, s, i0, lanes, Tk);
+        size_t keys[LANES];
+        for (size_t i = 0; i < LANES; i++) keys[i] = keys_of(h, i0 + min_size(i, lanes - 1));
+        double Z[LANES];
+        exp_lanes(st, Z, keys, Tk);
+        TN(divide_lanes)(pt, st, Z, Tk);
+        TN(context)(h, pt, vp, s, i0, lanes);
+    }
+}
