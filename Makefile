@@ -5,6 +5,8 @@ CC     = cc
 OPT    = -O3
 # The numbers depend on these: ISO C, no contraction of a*b+c, never -ffast-math (tensor.c refuses to compile with it).
 NUMERIC = -std=c11 -ffp-contract=off -fno-fast-math
+# No bit depends on these: we read no exception flags and no errno of sqrt, which lets the compiler make vectors of comparisons.
+NUMERIC += -fno-trapping-math -fno-math-errno
 WARN   = -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 # Threads, if the compiler has OpenMP; -fopenmp-simd alone (no library) if not. `make OPENMP=` builds without threads.
 OPENMP := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)

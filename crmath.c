@@ -1,0 +1,370 @@
+/* crmath.c - see crmath.h. Correctly rounded float32 functions without a libm.
+ *
+ * Each function is computed twice over:
+ *   fast      in float64, by polynomials without tables or branches, so that the compiler makes vectors of it. The relative error is below
+ *             2^-42; where the float64 result is farther than that from the midpoint of two float32 neighbours, rounding it is right.
+ *   accurate  in double-double (106 bits), relative error below 2^-70: for the one input in about 2^16 that is too close to a midpoint,
+ *             for subnormal results, and for everything special. No float32 input of these functions lies closer to a midpoint than
+ *             that error; test/cr_proof.c walks all 2^32 of them.
+ *
+ * The result is unique, so neither a fused multiply-add nor the order of operations can change a bit: they may be used freely here.
+ *
+ * Left out on purpose: other rounding modes, exception flags, arguments beyond float32.
+ * The polynomials are made by test/make_crmath_constants.py.
+ */
+#include "crmath.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "isa.h"
+
+#if defined(__FAST_MATH__)
+#error "-ffast-math (or -Ofast) changes results: compile without it"
+#endif
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+static inline uint64_t bits_of(double x) {
+    uint64_t b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+
+static inline double from_bits(uint64_t b) {
+    double x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
+
+static inline float float_from_bits(uint32_t b) {
+    float x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
+
+#define THE_NAN float_from_bits(0x7fc00000u)
+#define INFINITE float_from_bits(0x7f800000u)
+
+/* ---- double-double: an unevaluated sum hi + lo, |lo| <= ulp(hi)/2 ---- */
+
+typedef struct {
+    double hi, lo;
+} DD;
+
+static DD fast_two_sum(double a, double b) { /* |a| >= |b|, or a is 0 */
+    double s = a + b;
+    return (DD){s, b - (s - a)};
+}
+
+static DD two_sum(double a, double b) {
+    double s = a + b, back = s - a;
+    return (DD){s, (a - (s - back)) + (b - back)};
+}
+
+/* a*b exactly: Dekker's product, each factor cut into halves of 26 bits. Factors here stay below 2^300. */
+static DD two_product(double a, double b) {
+    double ca = 0x1.000000002p27 * a, ah = ca - (ca - a), al = a - ah;
+    double cb = 0x1.000000002p27 * b, bh = cb - (cb - b), bl = b - bh;
+    double p = a * b;
+    return (DD){p, ((ah * bh - p) + ah * bl + al * bh) + al * bl};
+}
+
+static DD dd_add(DD a, DD b) {
+    DD s = two_sum(a.hi, b.hi), t = two_sum(a.lo, b.lo);
+    s = fast_two_sum(s.hi, s.lo + t.hi);
+    return fast_two_sum(s.hi, s.lo + t.lo);
+}
+
+static DD dd_negate(DD a) { return (DD){-a.hi, -a.lo}; }
+
+static DD dd_multiply(DD a, DD b) {
+    DD p = two_product(a.hi, b.hi);
+    return fast_two_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
+}
+
+static DD dd_divide(DD a, DD b) { /* two steps of long division: quotient digits of 53 bits */
+    double q = a.hi / b.hi;
+    DD r = dd_add(a, dd_negate(dd_multiply((DD){q, 0}, b)));
+    double q2 = r.hi / b.hi;
+    r = dd_add(r, dd_negate(dd_multiply((DD){q2, 0}, b)));
+    DD s = fast_two_sum(q, q2);
+    return dd_add(s, (DD){r.hi / b.hi, 0});
+}
+
+static DD dd_scale(DD a, double power_of_two) { return (DD){a.hi * power_of_two, a.lo * power_of_two}; }
+
+/* The float32 nearest to hi + lo. Forcing the last bit of hi to 1 where lo is not 0, towards the exact value (round to odd), makes
+ * the second rounding right, in the subnormal range too. */
+static float dd_to_float(DD a) {
+    uint64_t b = bits_of(a.hi);
+    if (a.lo != 0 && (b & 1) == 0) b = (a.lo > 0) == (a.hi > 0) ? b + 1 : b - 1;
+    return (float)from_bits(b);
+}
+
+/* ---- accurate functions ---- */
+
+static const double LOG2_E = 0x1.71547652b82fep+0;
+
+/* e^x, |x.hi| < 700, relative error below 2^-90: x = n ln2 + 256 r, Taylor's series to r^10, squared eight times. */
+static DD exp_accurate(DD x) {
+    static const double ln2[3] = {0x1.62e42fefa2p-1, 0x1.9ef35793c7673p-41, 0x1.f97b57a079a19p-103}; /* n * ln2[0] is exact */
+    double n = (x.hi * LOG2_E + 0x1.8p52) - 0x1.8p52;
+    DD r = dd_add(x, (DD){-n * ln2[0], 0});
+    r = dd_add(r, dd_negate(two_product(n, ln2[1])));
+    r = dd_add(r, (DD){-n * ln2[2], 0});
+    r = dd_scale(r, 0x1p-8);
+    DD sum = {1, 0};
+    for (int k = 10; k >= 1; k--) sum = dd_add((DD){1, 0}, dd_divide(dd_multiply(sum, r), (DD){k, 0}));
+    for (int i = 0; i < 8; i++) sum = dd_multiply(sum, sum);
+    return dd_scale(sum, from_bits((uint64_t)((int64_t)n + 1023) << 52));
+}
+
+/* ln x by one step of Halley's method from the float64 estimate y: y + 2 (x - e^y) / (x + e^y), which triples its digits. */
+static double log_fast(int level, double x);
+static DD log_accurate(double x) {
+    double y = log_fast(ISA_BASE, x);
+    DD e = exp_accurate((DD){y, 0}), value = {x, 0};
+    DD step = dd_divide(dd_add(value, dd_negate(e)), dd_add(value, e));
+    return dd_add((DD){y, 0}, dd_scale(step, 2));
+}
+
+/* tanh x, |x| < 30. Near 0 the series x - x^3/3 + 2x^5/15 - ..., its coefficients as exact fractions; else (e^2x - 1) / (e^2x + 1). */
+static DD tanh_accurate(double x) {
+    if (x > -0x1p-6 && x < 0x1p-6) {
+        static const double over[][2] = {{-1, 3},          {2, 15},           {-17, 315},           {62, 2835},
+                                         {-1382, 155925}, {21844, 6081075}, {-929569, 638512875}, {6404582, 10854718875.0}};
+        DD z = two_product(x, x), sum = {0, 0};
+        for (int k = 7; k >= 0; k--) sum = dd_multiply(z, dd_add(dd_divide((DD){over[k][0], 0}, (DD){over[k][1], 0}), sum));
+        return dd_add((DD){x, 0}, dd_multiply((DD){x, 0}, sum));
+    }
+    DD e = exp_accurate((DD){2 * x, 0});
+    return dd_divide(dd_add(e, (DD){-1, 0}), dd_add(e, (DD){1, 0}));
+}
+
+/* 1 / (1 + e^-w), |w.hi| < 700. */
+static DD sigmoid_accurate(DD w) {
+    if (w.hi > 0) return dd_divide((DD){1, 0}, dd_add((DD){1, 0}, exp_accurate(dd_negate(w))));
+    DD e = exp_accurate(w);
+    return dd_divide(e, dd_add((DD){1, 0}, e));
+}
+
+/* Phi(-a), a >= 0, the normal distribution's tail. density = e^(-a^2/2) / sqrt(2 pi).
+ *   a < 2:  1/2 - density (a + a^3/3 + a^5/(3*5) + ...), all terms positive; at most 5 bits cancel
+ *   else:   density / (a + 1/(a + 2/(a + 3/(a + ...)))), Laplace's continued fraction; n terms leave e^(-2a sqrt(2n)) */
+static DD tail_accurate(double a) {
+    static const DD one_over_sqrt_2pi = {0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56};
+    DD square = two_product(a, a), density = dd_multiply(one_over_sqrt_2pi, exp_accurate(dd_scale(square, -0.5)));
+    if (a < 2) {
+        DD term = {a, 0}, sum = term;
+        for (int k = 3; term.hi > 0x1p-110 * sum.hi; k += 2) {
+            term = dd_divide(dd_multiply(term, square), (DD){k, 0});
+            sum = dd_add(sum, term);
+        }
+        return dd_add((DD){0.5, 0}, dd_negate(dd_multiply(density, sum)));
+    }
+    DD fraction = {a, 0};
+    for (int n = (int)(20 + 900 / (a * a)); n > 0; n--) fraction = dd_add((DD){a, 0}, dd_divide((DD){n, 0}, fraction));
+    return dd_divide(density, fraction);
+}
+
+/* 2 sqrt(2/pi) (x + 0.044715 x^3), so that gelu_new(x) = x / (1 + e^-w); |x| < 2^100. */
+static DD gelu_new_argument(double x) {
+    static const DD twice_sqrt = {0x1.9884533d43651p+0, -0x1.cbc0d30ebfd15p-54}, cubic = {0x1.6e4e26d4801f7p-5, 0x1.441355475a31ap-59};
+    DD inner = dd_add((DD){1, 0}, dd_multiply(cubic, two_product(x, x)));
+    return dd_multiply(twice_sqrt, dd_multiply((DD){x, 0}, inner));
+}
+
+float cr_one(CrFunction f, float x) {
+    const double d = (double)x;
+    if (x != x) return THE_NAN;
+    switch (f) {
+    case CR_EXP:
+        if (x > 100) return INFINITE;
+        if (x < -110) return 0;
+        return x == 0 ? 1 : dd_to_float(exp_accurate((DD){d, 0}));
+    case CR_LOG:
+        if (x < 0) return THE_NAN;
+        if (x == 0) return -INFINITE;
+        return x == 1 ? 0 : x == INFINITE ? x : dd_to_float(log_accurate(d));
+    case CR_TANH:
+        if (x > 20 || x < -20) return x > 0 ? 1 : -1; /* 1 - 2e-18 */
+        return x == 0 ? x : dd_to_float(tanh_accurate(d));
+    case CR_GELU:
+        if (x > 20 || x < -20) return x > 0 ? x : -0.0f; /* x Phi(-20) is below 2^-150 for all x >= -20, and falls from there */
+        if (x == 0) return x;
+        if (x < 0) return dd_to_float(dd_multiply((DD){d, 0}, tail_accurate(-d)));
+        return dd_to_float(dd_multiply((DD){d, 0}, dd_add((DD){1, 0}, dd_negate(tail_accurate(d)))));
+    case CR_GELU_NEW:
+        if (x > 20 || x < -20) return x > 0 ? x : -0.0f; /* e^-w is below 2^-900 */
+        return x == 0 ? x : dd_to_float(dd_multiply((DD){d, 0}, sigmoid_accurate(gelu_new_argument(d))));
+    case CR_SILU:
+        if (x > 200 || x < -200) return x > 0 ? x : -0.0f;
+        return x == 0 ? x : dd_to_float(dd_multiply((DD){d, 0}, sigmoid_accurate((DD){d, 0})));
+    case CR_RELU:
+    case CR_FUNCTIONS: break;
+    }
+    return x < 0 ? 0 : x;
+}
+
+/* ---- fast functions: float64, no branches ---- */
+
+/* a*b + c, fused where that is one instruction: the error bounds hold for both. */
+ISA_BODY double mul_add(int level, double a, double b, double c) {
+#if defined(__GNUC__)
+    if (ISA_HAS_FMA(level)) return __builtin_fma(a, b, c);
+#endif
+    (void)level;
+    return a * b + c;
+}
+
+/* c[0] + c[1] x + ... + c[n-1] x^(n-1), n a constant: unrolled, so that the loop over a block holds no loop. */
+ISA_BODY double horner(int level, const double *c, const size_t n, double x) {
+    double p = c[n - 1];
+#pragma GCC unroll 20
+    for (size_t k = 1; k < n; k++) p = mul_add(level, p, x, c[n - 1 - k]);
+    return p;
+}
+
+/* e^x for -708 < x < 708: x = n ln2 + r, |r| <= ln2/2. Polynomial of degree 9, relative error 2^-45.6; the reduction adds at most 2^-52. */
+ISA_BODY double exp_fast(int level, double x) {
+    static const double c[10] = {0x1.000000000003dp+0,  0x1.0000000000006p+0,  0x1.ffffffffe74a0p-2,  0x1.5555555550d79p-3,  0x1.55555588c026cp-5,
+                                 0x1.11111123c1f47p-7,  0x1.6c162ba880942p-10, 0x1.a01994bd214e7p-13, 0x1.a17e031985654p-16, 0x1.72e1150d0c9b6p-19};
+    const double shifted = mul_add(level, x, LOG2_E, 0x1.8p52), n = shifted - 0x1.8p52;
+    const double r = mul_add(level, n, -0x1.9ef35793c7673p-41, mul_add(level, n, -0x1.62e42fefa2p-1, x));
+    const double p = horner(level, c, sizeof c / sizeof *c, r);
+    return from_bits(bits_of(p) + (bits_of(shifted) << 52)); /* the last bits of `shifted` are n */
+}
+
+/* Outside the range where a result is a finite float32 above 0 the argument is moved to its edge: no overflow of the exponent. */
+ISA_BODY double exp_any(int level, double x) { return exp_fast(level, x > 100 ? 100 : x < -110 ? -110 : x); }
+
+/* ln x, x > 0: x = 2^e m, sqrt(1/2) <= m < sqrt 2, s = (m-1)/(m+1), ln m = 2s + s^3 P(s^2). Degree 7, relative error of P 2^-54. */
+ISA_BODY double log_body(int level, double x) {
+    static const double c[8] = {0x1.5555555555555p-1, 0x1.9999999999a38p-2, 0x1.2492492476ba1p-2, 0x1.c71c72017a15cp-3,
+                                0x1.745cf8f6c9117p-3, 0x1.3b1c38474d441p-3, 0x1.0fbe478771f40p-3, 0x1.0c06cf14ca68dp-3};
+    const uint64_t b = bits_of(x), sqrt_half = 0x3fe6a09e667f3bcdu;
+    const uint64_t e = (b - sqrt_half + ((uint64_t)1023 << 52)) >> 52; /* biased by 1023 */
+    const double m = from_bits(b - (e << 52) + ((uint64_t)1023 << 52));
+    const double n = from_bits(e | bits_of(0x1p52)) - (0x1p52 + 1023);
+    const double s = (m - 1) / (m + 1), z = s * s;
+    const double p = horner(level, c, sizeof c / sizeof *c, z);
+    const double value = mul_add(level, n, 0x1.62e42fefa39efp-1, mul_add(level, z * s, p, s + s));
+    return x > 0 && x < 0x1p128 ? value : from_bits((uint64_t)0x7ff8 << 48); /* NaN: for cr_one */
+}
+static double log_fast(int level, double x) { return log_body(level, x); }
+
+/* tanh x: for a = |x| < 0.4 the odd polynomial x + x^3 P(x^2), degree 8, relative error 2^-52; else (1-t)/(1+t), t = e^-2a. */
+ISA_BODY double tanh_body(int level, double x) {
+    static const double c[9] = {-0x1.5555555555555p-2, 0x1.1111111110b9fp-3,  -0x1.ba1ba1b938326p-5,  0x1.664f48104c0c9p-6, -0x1.226e1871fc56dp-7,
+                                0x1.d6cb933d4b726p-9,  -0x1.7cf1caf964e29p-10, 0x1.2c872c4b77e9dp-11, -0x1.7925184d2a534p-13};
+    const double a = x < 0 ? -x : x, z = x * x, t = exp_any(level, -2 * a), far = (1 - t) / (1 + t);
+    const double p = horner(level, c, sizeof c / sizeof *c, z);
+    const double near = mul_add(level, x * z, p, x);
+    return a < 0.4 ? near : x < 0 ? -far : far;
+}
+
+/* x Phi(x): Phi(-a) = e^(-a^2/2) M(u), u = (a-4)/(a+4), polynomial of degree 18 on 0 <= a <= 15, relative error 2^-47.9. Below
+ * -15 the result rounds to -0, above 15 to x. */
+ISA_BODY double gelu_body(int level, double x) {
+    static const double c[19] = {0x1.82b4bb8c94dcap-4,   -0x1.5cf97b0ae881ap-3,  0x1.fd751a1fba8dfp-4,  -0x1.25b6aa9658a65p-4,  0x1.f9b05f0eb749ap-6,
+                                 -0x1.1644dc2f86849p-7,  0x1.0a1bd4ca1175bp-11,  0x1.4eec25a09f763p-11, -0x1.888de4a5183efp-13, -0x1.7e25317238cbep-15,
+                                 0x1.e0a77f86d7edap-16,  0x1.36febf0ba7572p-18,  -0x1.20e31a82270fcp-18, -0x1.c23bbe3f2d721p-21, 0x1.60a26616bef9bp-21,
+                                 0x1.d93b37bc77d5fp-23,  -0x1.442015bd2efa1p-24, -0x1.dca30d8e41abbp-25, -0x1.47cd682a5e1fdp-27};
+    const double low = x < -15 ? -15 : x, a = low > 15 ? 15 : low < 0 ? -low : low, u = (a - 4) / (a + 4);
+    const double m = horner(level, c, sizeof c / sizeof *c, u);
+    const double tail = m * exp_fast(level, -0.5 * (a * a));
+    return low * (low > 0 ? 1 - tail : tail);
+}
+
+/* x / (1 + e^-w) = x e^w / (1 + e^w), the form without overflow, with the relative accuracy of the smaller power. */
+ISA_BODY double logistic(int level, double x, double w) {
+    const double t = exp_any(level, w > 0 ? -w : w);
+    return x * ((w > 0 ? 1 : t) / (1 + t));
+}
+
+/* w = x (2 sqrt(2/pi) + 2 sqrt(2/pi) 0.044715 x^2); below -12 the result rounds to -0. */
+ISA_BODY double gelu_new_body(int level, double x) {
+    const double low = x < -12 ? -12 : x, b = low > 12 ? 12 : low;
+    return logistic(level, low, b * mul_add(level, b * b, 0x1.2444f2a4d8b4bp-4, 0x1.9884533d43651p+0));
+}
+
+/* Below -110 the result rounds to -0. */
+ISA_BODY double silu_body(int level, double x) {
+    const double low = x < -110 ? -110 : x;
+    return logistic(level, low, low);
+}
+
+/* ---- blocks: fast, then mended ---- */
+
+enum { BLOCK = 256 };
+
+/* All ones if rounding z to float32 may be wrong: z is within 2^-41 relative of a midpoint (the 29 bits that rounding cuts off are within 2^12
+ * of one half), is a subnormal float32, overflows, or is NaN. What is below 2^-151 rounds to 0 without doubt. */
+ISA_BODY uint64_t doubtful(double z) {
+    const int64_t magnitude = (int64_t)(bits_of(z) & 0x7fffffffffffffffu), window = 1 << 12, half = 1 << 28;
+    const bool close = ((magnitude - half + window) & 0x1fffffff) <= 2 * window;
+    const bool normal = magnitude >= (int64_t)897 << 52 && magnitude < 0x47efffffe0000000;
+    const bool zero = magnitude < (int64_t)872 << 52;
+    return zero ? 0 : close || !normal ? ~(uint64_t)0 : 0;
+}
+
+/* z = fast(x) for one block; *doubts becomes nonzero if any result is doubtful. */
+#define BLOCK_OF(NAME, FAST)                                                                             \
+    ISA_BODY void NAME##_block_body(int level, double *restrict z, const float *restrict x, uint64_t *doubts) { \
+        uint64_t any = 0;                                                                                \
+        _Pragma("omp simd") for (size_t i = 0; i < BLOCK; i++) z[i] = FAST(level, (double)x[i]);         \
+        _Pragma("omp simd reduction(| : any)") for (size_t i = 0; i < BLOCK; i++) any |= doubtful(z[i]); \
+        *doubts = any;                                                                                   \
+    }                                                                                                    \
+    ISA_CLONES(NAME##_block, (double *z, const float *x, uint64_t *doubts), z, x, doubts)
+BLOCK_OF(exp, exp_any)
+BLOCK_OF(log, log_body)
+BLOCK_OF(tanh, tanh_body)
+BLOCK_OF(gelu, gelu_body)
+BLOCK_OF(gelu_new, gelu_new_body)
+BLOCK_OF(silu, silu_body)
+
+ISA_BODY void round_block_body(int level, float *restrict y, const double *restrict z) {
+    (void)level;
+#pragma omp simd
+    for (size_t i = 0; i < BLOCK; i++) y[i] = (float)z[i];
+}
+ISA_CLONES(round_block, (float *y, const double *z), y, z)
+
+/* One row per function: its name and its block, NULL for RELU, which needs no rounding. */
+static const struct {
+    const char *name;
+    void (*block)(double *z, const float *x, uint64_t *doubts);
+    float harmless; /* an argument to fill a block up with */
+} functions[CR_FUNCTIONS] = {
+    {"exp", exp_block, 0},   {"log", log_block, 1},           {"tanh", tanh_block, 0}, {"gelu", gelu_block, 0},
+    {"gelu_new", gelu_new_block, 0}, {"silu", silu_block, 0}, {"relu", NULL, 0}};
+
+const char *cr_name(CrFunction f) { return functions[f].name; }
+
+static void map_block(CrFunction f, float *y, const float *x) {
+    double z[BLOCK];
+    uint64_t doubts;
+    functions[f].block(z, x, &doubts);
+    if (doubts) {
+        for (size_t i = 0; i < BLOCK; i++)
+            if (doubtful(z[i])) z[i] = (double)cr_one(f, x[i]);
+    }
+    round_block(y, z);
+}
+
+void cr_map(CrFunction f, float *y, const float *x, size_t n) {
+    if (f == CR_RELU) {
+        for (size_t i = 0; i < n; i++) y[i] = x[i] != x[i] ? THE_NAN : x[i] < 0 ? 0 : x[i];
+        return;
+    }
+    for (; n >= BLOCK; n -= BLOCK, x += BLOCK, y += BLOCK) map_block(f, y, x);
+    if (n == 0) return;
+    float part[BLOCK];
+    for (size_t i = 0; i < BLOCK; i++) part[i] = i < n ? x[i] : functions[f].harmless;
+    map_block(f, part, part);
+    memcpy(y, part, n * sizeof *y);
+}
