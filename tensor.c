@@ -127,6 +127,9 @@ static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
 static size_t round_up(size_t a, size_t b) { return divide_up(a, b) * b; }
 
+/* Waking threads takes as long as some ten thousand steps of work. */
+static bool worth_threads(size_t steps) { return steps > 1 << 14; }
+
 /* Scratch memory of at least this many bytes, aligned to a page, kept from call to call (fresh pages cost more than packing). */
 static void *workspace(size_t bytes) {
     static char *memory;
@@ -330,9 +333,6 @@ ISA_BODY void subtract_body(int level, float *y, const float *x, float m, size_t
 }
 ISA_CLONES(subtract, (float *y, const float *x, float m, size_t n), y, x, m, n)
 
-/* Threads pay off above this many numbers. */
-enum { WORTH_THREADS = 1 << 14 };
-
 /* ---- normalisation ---- */
 
 ISA_BODY void scale_row_body(int level, float *y, const float *x, const float *g, const float *b, double u, double r, size_t C) {
@@ -356,7 +356,7 @@ static void layernorm_group(float *y, const float *x, const float *g, const floa
 }
 
 void layernorm(float *y, const float *x, const float *g, const float *b, double eps, size_t N, size_t C) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * C > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * C))
     for (size_t n = 0; n < N; n += GROUP) layernorm_group(y + n * C, x + n * C, g, b, eps, min_size(GROUP, N - n), C);
 }
 
@@ -370,7 +370,7 @@ static void rmsnorm_group(float *y, const float *x, const float *g, double eps, 
 }
 
 void rmsnorm(float *y, const float *x, const float *g, double eps, size_t N, size_t C) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * C > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * C))
     for (size_t n = 0; n < N; n += GROUP) rmsnorm_group(y + n * C, x + n * C, g, eps, min_size(GROUP, N - n), C);
 }
 
@@ -396,7 +396,7 @@ static void softmax_group(float *y, const float *x, size_t rows, size_t T) {
 }
 
 void softmax(float *y, const float *x, size_t N, size_t T) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * T > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * T))
     for (size_t n = 0; n < N; n += GROUP)
         if (T) softmax_group(y + n * T, x + n * T, min_size(GROUP, N - n), T);
 }
@@ -427,13 +427,13 @@ static void logsumexp_group(float *lse, const float *l, size_t rows, size_t V) {
 }
 
 void logsumexp(float *lse, const float *l, size_t N, size_t V) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * V > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * V))
     for (size_t n = 0; n < N; n += GROUP)
         if (V) logsumexp_group(lse + n, l + n * V, min_size(GROUP, N - n), V);
 }
 
 void logprob(float *y, const float *l, size_t N, size_t V) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * V > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(N * V))
     for (size_t n = 0; n < N; n += GROUP) {
         float lse[GROUP];
         const size_t rows = min_size(GROUP, N - n);
@@ -472,7 +472,7 @@ void attention(const Attention *head, size_t n) {
     if (!blocks) return;
     const size_t parts = min_size(blocks, divide_up(4 * (size_t)threads, n)), own = round_up(room * size, 4096);
     char *scratch = workspace(own * (size_t)threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (worth_threads(room * blocks * n))
     for (size_t job = 0; job < n * parts; job++) {
         const Attention *h = head + job / parts;
         const size_t b = divide_up(h->Tq, LANES), part = job % parts;
@@ -523,17 +523,17 @@ ISA_BODY void times_body(int level, float *y, const float *x, const float *z, si
 ISA_CLONES(times, (float *y, const float *x, const float *z, size_t n), y, x, z, n)
 
 void residual(float *y, const float *x, const float *z, size_t n) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(n))
     for (size_t i = 0; i < n; i += PIECE) add(y + i, x + i, z + i, min_size(PIECE, n - i));
 }
 
 void activation(CrFunction f, float *y, const float *x, size_t n) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(n))
     for (size_t i = 0; i < n; i += PIECE) cr_map(f, y + i, x + i, min_size(PIECE, n - i));
 }
 
 void activation_gated(CrFunction f, float *y, const float *x, const float *z, size_t n) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH_THREADS)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(n))
     for (size_t i = 0; i < n; i += PIECE) {
         float a[PIECE]; /* y may be z as well */
         const size_t piece = min_size(PIECE, n - i);

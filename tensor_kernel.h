@@ -126,12 +126,12 @@ static void TN(linear_pass)(const Linear *l) {
     const size_t x_size = round_up(l->N * l->C, 1024);
     const size_t own = round_up(l->block * l->strip * NR + l->range * divide_up(tiles, parts) * TILE_ROWS * NR, 1024);
     T *xp = workspace((x_size + own * (size_t)threads) * sizeof(T));
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(l->N * l->C))
     for (size_t t = 0; t < tiles; t++) {
         const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
         TN(pack_rows)(xp + n * l->C, rows, l->x + n * l->C, l->C, rows, l->C);
     }
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (worth_threads(l->N * l->C * l->O))
     for (size_t job = 0; job < jobs; job++) {
         const size_t p0 = job / parts * l->range, part = job % parts;
         TN(linear_job)(l, xp, xp + x_size + own * thread_index(), p0, min_size(p0 + l->range, panels), tiles * part / parts,
