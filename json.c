@@ -180,7 +180,7 @@ static bool same_key(const KeyPlace *a, const KeyPlace *b) { return a->len == b-
 /* Sorting, not hashing, finds a repeated key: no choice of keys makes it slow. */
 static bool check_repeated_keys(const Parser *p, const Json *object, const size_t *key_at) {
     size_t n = object->len, first = SIZE_MAX, which = 0;
-    if (n < 2) return true;
+    if (n < 2 || object->type != JSON_OBJECT) return true;
     KeyPlace *place = mem_new(n, sizeof *place);
     for (size_t i = 0; i < n; i++) place[i] = (KeyPlace){object->key[i], object->key_len[i], key_at[i]};
     qsort(place, n, sizeof *place, compare_keys);
