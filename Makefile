@@ -14,7 +14,7 @@ SIMD   = $(if $(OPENMP),$(OPENMP),-fopenmp-simd)
 CFLAGS =
 LDFLAGS =
 B      = build
-FLAGS  = $(NUMERIC) $(OPT) $(WARN) $(SIMD) -D_POSIX_C_SOURCE=200809L -I. $(CFLAGS)
+FLAGS  = $(NUMERIC) $(OPT) $(WARN) $(SIMD) -D_XOPEN_SOURCE=700 -I. $(CFLAGS)
 
 PROGRAMS = lingua2
 # Every C file at the top that is no program is part of both programs.

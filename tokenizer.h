@@ -13,6 +13,12 @@
 typedef enum { TOK_WORDPIECE, TOK_UNIGRAM, TOK_BPE } TokenizerKind;
 typedef struct Tokenizer Tokenizer;
 
+/* A stretch of text that belongs to somebody else. */
+typedef struct {
+    const char *at;
+    size_t len;
+} Slice;
+
 /* Pieces of a text: id, and the bytes of the source it came from, [start, end). Release with pieces_free. */
 typedef struct {
     uint32_t *id;
@@ -39,8 +45,11 @@ enum {
 /* Append the pieces of text (no [CLS], </s> or the like is put around). Errors: BAD_INPUT with the byte offset if not UTF-8. */
 bool tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, Pieces *out, Error *err);
 
-/* The number of pieces, without storing them. */
+/* The number of pieces in plain text. */
 bool tokenizer_count(const Tokenizer *t, const char *text, size_t len, size_t *n, Error *err);
+
+/* The first added or special token that stands in the text, if any: its offset and its string. */
+bool tokenizer_find_added(const Tokenizer *t, const char *text, size_t len, size_t *at, Slice *token);
 
 /* A piece's string as convert_ids_to_tokens gives it ("##ing", U+2581 "the", "Ġthe"); NULL if no such id. Valid as long as t. */
 const char *tokenizer_piece(const Tokenizer *t, uint32_t id, size_t *len);
@@ -51,10 +60,6 @@ int64_t tokenizer_special(const Tokenizer *t, const char *role);
 
 /* What the reference's convert_tokens_to_string makes of piece *strings* (which need not be in the vocabulary): the decoder of
  * `tokenizers` on the list; with clean_up also the clean-up step of decode() where the tokenizer has one. */
-typedef struct {
-    const char *at;
-    size_t len;
-} Slice;
 void tokenizer_join(const Tokenizer *t, const Slice *piece, size_t n, Bytes *out);
 /* ids -> text, as the reference's decode(skip_special_tokens=False, clean_up_tokenization_spaces=False). Errors: BAD_INPUT (no such id). */
 bool tokenizer_decode(const Tokenizer *t, const uint32_t *id, size_t n, Bytes *out, Error *err);
