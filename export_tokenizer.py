@@ -99,15 +99,15 @@ def wordpiece(vocabulary, settings, added, roles):
     return {**piece_table(pieces), **trie(ids)}, {"kind": "wordpiece", "clean_up": True, **settings, "added": added, "special": roles}
 
 
-def unigram(vocabulary, charsmap, added, roles):
-    """vocabulary: [(piece, score)] by id."""
+def unigram(vocabulary, charsmap, added, roles, split_white_space):
+    """vocabulary: [(piece, score)] by id; split_white_space: XLM-R as transformers 5 builds it, where all white space ends a word, not the blank alone."""
     ids = {}
     for i, (piece, _) in enumerate(vocabulary):
         ids.setdefault(piece.encode("utf-8"), i)
     ids.pop(b"", None)
     tensors = {**piece_table([p for p, _ in vocabulary]), **trie(ids), "tokenizer.charsmap": charsmap}
     tensors["tokenizer.scores"] = struct.pack("<%dd" % len(vocabulary), *[s for _, s in vocabulary])
-    return tensors, {"kind": "unigram", "added": added, "special": roles}
+    return tensors, {"kind": "unigram", "split_white_space": split_white_space, "added": added, "special": roles}
 
 
 def bpe(pieces, merges, split, added, roles):
@@ -167,7 +167,7 @@ def role_ids(find):
     return out
 
 
-def from_tokenizer_json(tokenizer):
+def from_tokenizer_json(tokenizer, model_type):
     model, added = tokenizer.get("model") or {}, added_tokens(tokenizer)
     normalizer, splitter = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}
     kind = model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model and "merges" not in model else "BPE" if "merges" in model else None)
@@ -196,7 +196,7 @@ def from_tokenizer_json(tokenizer):
         index = {p: i for i, (p, _) in enumerate(vocabulary)}
         roles = role_ids(lambda c: in_added.get(c, index.get(c)))
         roles["unk"] = model["unk_id"]
-        return unigram(vocabulary, base64.b64decode(maps[0]), added, roles)
+        return unigram(vocabulary, base64.b64decode(maps[0]), added, roles, model_type == "xlm-roberta" or any(s.get("type") == "WhitespaceSplit" for s in splits))
     if kind == "BPE":
         if splitter.get("type") != "ByteLevel" or splitter.get("add_prefix_space") or splitter.get("use_regex") is False or normalizer:
             raise NotUnderstood("BPE with pre-tokenizer %s" % splitter.get("type"))
@@ -284,7 +284,7 @@ def from_sentencepiece(path, model_type):
         pieces += extra
     else:
         raise NotUnderstood("a SentencePiece model of model_type %r" % model_type)
-    return unigram(pieces, charsmap, added, role_ids(specials.get))
+    return unigram(pieces, charsmap, added, role_ids(specials.get), model_type == "xlm-roberta")
 
 
 def from_tiktoken(path):
@@ -309,7 +309,7 @@ def tokenizer_tensors(source):
         model_type = (load_json(source, "config.json") or {}).get("model_type")
         whole = load_json(source, "tokenizer.json")
         if whole is not None:
-            return from_tokenizer_json(whole) + (None,)
+            return from_tokenizer_json(whole, model_type) + (None,)
         if os.path.exists(os.path.join(source, "vocab.txt")):
             return from_vocab_txt(source) + (None,)
         if os.path.exists(os.path.join(source, "vocab.json")) and os.path.exists(os.path.join(source, "merges.txt")):

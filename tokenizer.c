@@ -45,7 +45,8 @@ struct Tokenizer {
     const unsigned char *merges; /* BPE: hash table of [merge_slots][left, right, rank, merged]; NULL: a merge's rank is the merged piece's id */
     size_t merge_slots;
     BpeSplit split;
-    bool lowercase, strip_accents, clean_up;
+    bool lowercase, strip_accents, clean_up; /* WordPiece */
+    bool split_white_space;                  /* unigram: all white space ends a word, not the blank alone */
     uint32_t continuation; /* WordPiece: the node reached by "##" */
     Added *added;          /* longest first */
     size_t n_added, size;
@@ -145,6 +146,7 @@ static bool read_settings(Tokenizer *t, const Json *j, const char *path, Error *
     t->lowercase = json_flag(j, "lowercase");
     t->strip_accents = json_flag(j, "strip_accents");
     t->clean_up = json_flag(j, "clean_up");
+    t->split_white_space = json_flag(j, "split_white_space");
     t->split = split && split->type == JSON_STRING && strcmp(split->text, "cl100k") == 0 ? SPLIT_CL100K : SPLIT_GPT2;
     for (size_t r = 0; r < ROLES; r++) t->role[r] = json_size(json_get(special, roles[r]), UINT32_MAX - 1, &id) ? (int64_t)id : -1;
     t->special = mem_new(t->n, 1);
@@ -548,13 +550,13 @@ static void end_unigram(Encoder *e) {
     e->len = e->chars = 0;
 }
 
-/* Normalised text, all of it from source [start,end): white space ends a word, each word begins with U+2581. */
+/* Normalised text, all of it from source [start,end): blanks end a word, each word begins with U+2581. */
 static void unigram_chars(Encoder *e, const char *text, size_t len, size_t start, size_t end) {
     for (size_t i = 0, n; i < len; i += n) {
         uint32_t code;
         n = utf8_decode(text + i, len - i, &code);
         if (n == 0) return; /* a damaged map */
-        if (unicode_flags(code) & UNICODE_SPACE) {
+        if (code == ' ' || (e->t->split_white_space && (unicode_flags(code) & UNICODE_SPACE))) {
             end_unigram(e);
             continue;
         }
@@ -571,6 +573,19 @@ static void unigram_normalise(Encoder *e, const char *text, size_t len, size_t s
     else unigram_chars(e, text, len, start, start + len);
 }
 
+/* White space other than the blank is part of a word, but not at the end of the text. */
+static void strip_right(Encoder *e) {
+    enum { MARK = 3 }; /* bytes of U+2581 */
+    while (e->len > MARK) {
+        size_t i = e->len - 1;
+        uint32_t code;
+        while (((unsigned char)e->at[i] & 0xC0) == 0x80) i--;
+        utf8_decode(e->at + i, e->len - i, &code);
+        if (!(unicode_flags(code) & UNICODE_SPACE)) return;
+        e->len = i == MARK ? 0 : i;
+    }
+}
+
 /* The reference looks a grapheme cluster of at most 5 bytes up as a whole first, then, as for longer ones, each character. */
 static void encode_unigram(Encoder *e, const char *text, size_t len, size_t base) {
     for (size_t i = 0; i < len;) {
@@ -579,13 +594,13 @@ static void encode_unigram(Encoder *e, const char *text, size_t len, size_t base
         const char *to;
         size_t to_len;
         utf8_decode(text + i, len - i, &code);
-        const bool control = (unicode_flags(code) & UNICODE_CONTROL) || (code < 0x20);
+        const bool separator = code == 0x2028 || code == 0x2029 || code < 0x20; /* nothing extends these, or other control characters */
+        const bool control = separator || ((unicode_flags(code) & UNICODE_CONTROL) && !unicode_extends(code));
         while (!control && i + cluster < len && (unsigned char)text[i + cluster] >= 0x80) {
             size_t m = utf8_decode(text + i + cluster, len - i - cluster, &code);
             if (!unicode_extends(code)) break;
             cluster += m;
         }
-        if (code == '\n' && n == 1 && i > 0 && text[i - 1] == '\r') cluster = n;
         if (cluster > n && cluster < 6 && charsmap_find(e->t, text + i, cluster, &to, &to_len)) unigram_chars(e, to, to_len, base + i, base + i + cluster);
         else
             for (size_t j = 0, m; j < cluster; j += m) {
@@ -594,6 +609,7 @@ static void encode_unigram(Encoder *e, const char *text, size_t len, size_t base
             }
         i += cluster;
     }
+    if (!e->t->split_white_space) strip_right(e);
     end_unigram(e);
 }
 

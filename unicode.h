@@ -23,7 +23,7 @@ unsigned unicode_flags(uint32_t code);
 const uint32_t *unicode_lower(uint32_t code, size_t *len);
 const uint32_t *unicode_nfd(uint32_t code, size_t *len);
 
-/* True if this code point (below U+10000) extends the grapheme cluster it follows (Extend, SpacingMark, ZWJ). */
+/* True if this code point extends the grapheme cluster it follows (Extend, SpacingMark, ZWJ). */
 bool unicode_extends(uint32_t code);
 
 #endif
