@@ -2,18 +2,32 @@
 #include "base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+/* Take a half character off the end of a text that was cut at len bytes. */
+static void cut_character(char *text, size_t len) {
+    size_t start = len;
+    uint32_t code;
+    while (start > 0 && len - start < 3 && ((unsigned char)text[start - 1] & 0xC0) == 0x80) start--;
+    if (start > 0 && ((unsigned char)text[start - 1] & 0x80) && utf8_decode(text + start - 1, len - start + 1, &code) == 0) text[start - 1] = 0;
+}
 
 bool fail(Error *err, int code, const char *format, ...) {
     va_list args;
     va_start(args, format);
     err->code = code;
-    vsnprintf(err->text, sizeof err->text, format, args);
+    int len = vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
+    if (len < 0) err->text[0] = 0;
+    for (char *c = err->text; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?'; /* names out of hostile files: one line, no terminal codes */
+    if (len >= (int)sizeof err->text) cut_character(err->text, sizeof err->text - 1);
     return false;
 }
 
@@ -147,30 +161,95 @@ bool file_read(const char *path, Bytes *out, Error *err) {
     if (!standard_input) fclose(f);
     if (broken) {
         bytes_free(out);
-        return fail(err, BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(why));
+        return fail(err, why == EISDIR ? BAD_INPUT : BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(why));
     }
     if (!out->at) bytes_add(out, "", 0);
     return true;
 }
 
-bool file_write(const char *path, const void *data, size_t len, Error *err) {
-    Bytes temporary = {0};
-    bytes_printf(&temporary, "%s.tmp.%ld", path, (long)getpid());
-    FILE *f = fopen(temporary.at, "wb");
-    bool ok = f && fwrite(data, 1, len, f) == len && fflush(f) == 0 && fsync(fileno(f)) == 0;
+static char *joined(const char *a, const char *b) {
+    Bytes s = {0};
+    bytes_text(&s, a);
+    bytes_text(&s, b);
+    return s.at;
+}
+
+/* The file that path leads to through symbolic links, which need not exist. An endless circle of links ends in open()'s own error. */
+static char *follow_links(const char *path) {
+    char *at = joined(path, ""), to[4096];
+    for (int hops = 0; hops < 40; hops++) {
+        ssize_t len = readlink(at, to, sizeof to - 1);
+        if (len < 0) break;
+        to[len] = 0;
+        char *slash = to[0] == '/' ? NULL : strrchr(at, '/');
+        if (slash) slash[1] = 0; /* relative to the link's own directory */
+        char *next = slash ? joined(at, to) : joined(to, "");
+        free(at);
+        at = next;
+    }
+    return at;
+}
+
+static void writer_free(FileWriter *f) {
+    free(f->path);
+    free(f->target);
+    free(f->temporary);
+    *f = (FileWriter){0};
+}
+
+static bool writer_failed(FileWriter *f, int why, Error *err) {
+    fail(err, BAD_SYSTEM, "%s: cannot be written: %s%s", f->path, strerror(why), f->temporary ? "; the file is as it was" : "");
+    writer_free(f);
+    return false;
+}
+
+bool file_begin(FileWriter *f, const char *path, Error *err) {
+    struct stat old;
+    bool there = stat(path, &old) == 0, direct = there && !S_ISREG(old.st_mode);
+    char suffix[32];
+    *f = (FileWriter){.path = joined(path, ""), .target = follow_links(path)};
+    snprintf(suffix, sizeof suffix, ".tmp.%ld", (long)getpid());
+    if (!direct) f->temporary = joined(f->target, suffix);
+    if (there && !direct && access(f->target, W_OK) != 0) return writer_failed(f, errno, err); /* a rename would not ask */
+    int fd = direct ? open(path, O_WRONLY) : open(f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0666);
+    if (fd < 0) return writer_failed(f, errno, err);
+    if (there && !direct) (void)fchmod(fd, old.st_mode & 07777); /* the file keeps its permissions where that can be done */
+    f->stream = fdopen(fd, "wb");
+    if (f->stream) return true;
     int why = errno;
-    if (f && fclose(f) != 0 && ok) {
-        ok = false;
-        why = errno;
-    }
-    if (ok && rename(temporary.at, path) != 0) {
-        ok = false;
-        why = errno;
-    }
-    if (!ok) {
-        if (f) remove(temporary.at);
-        fail(err, BAD_SYSTEM, "%s: cannot be written: %s; the file is as it was", path, strerror(why));
-    }
-    bytes_free(&temporary);
-    return ok;
+    close(fd);
+    return writer_failed(f, why, err);
+}
+
+void file_put(FileWriter *f, const void *data, size_t len) {
+    if (f->error == 0 && len > 0 && fwrite(data, 1, len, f->stream) != len) f->error = errno ? errno : EIO;
+}
+
+/* Keep the first error only. */
+static void note(FileWriter *f, bool ok) {
+    if (!ok && f->error == 0) f->error = errno ? errno : EIO;
+}
+
+bool file_end(FileWriter *f, Error *err) {
+    note(f, fflush(f->stream) == 0);
+    if (f->temporary) note(f, fsync(fileno(f->stream)) == 0);
+    note(f, fclose(f->stream) == 0);
+    if (f->temporary && f->error == 0) note(f, rename(f->temporary, f->target) == 0);
+    if (f->temporary && f->error != 0) (void)remove(f->temporary);
+    if (f->error != 0) return writer_failed(f, f->error, err);
+    writer_free(f);
+    return true;
+}
+
+void file_abandon(FileWriter *f) {
+    (void)fclose(f->stream);
+    if (f->temporary) (void)remove(f->temporary);
+    writer_free(f);
+}
+
+bool file_write(const char *path, const void *data, size_t len, Error *err) {
+    FileWriter f;
+    if (!file_begin(&f, path, err)) return false;
+    file_put(&f, data, len);
+    return file_end(&f, err);
 }

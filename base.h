@@ -59,11 +59,27 @@ size_t utf8_encode(uint32_t code, char out[4]);
 /* True if all is UTF-8; else false with the offset of the first bad byte in *bad. */
 bool utf8_valid(const char *text, size_t len, size_t *bad);
 
-/* Read a whole file, "-" meaning standard input. Errors: BAD_INPUT if it cannot be opened, BAD_SYSTEM if reading fails. */
+/* Read a whole file, "-" meaning standard input. Errors: BAD_INPUT if it cannot be opened or is a directory, BAD_SYSTEM if reading fails. */
 bool file_read(const char *path, Bytes *out, Error *err);
 
-/* Replace the file at path by these bytes, or leave it as it was: written to path.tmp.PID beside it, flushed, checked,
- * renamed. Errors: BAD_SYSTEM. */
+/* Replace the file at path by what is put into a FileWriter, or leave it as it was. A regular or new file (the target, if path is a
+ * symbolic link) is written as path.tmp.PID beside it, flushed to the disk, checked, given the old file's permissions and renamed;
+ * anything else (/dev/stdout, a pipe) is written straight. file_put keeps the first error for file_end, so a caller need not look after
+ * each. file_begin that failed leaves nothing to end; otherwise exactly one file_end (or file_abandon: as if nothing had been written).
+ * Errors: BAD_SYSTEM. */
+typedef struct {
+    void *stream;    /* the FILE */
+    char *path;      /* as given, for messages */
+    char *target;    /* what will be replaced */
+    char *temporary; /* what is written now; NULL if target itself is */
+    int error;       /* errno of the first failure, or 0 */
+} FileWriter;
+bool file_begin(FileWriter *f, const char *path, Error *err);
+void file_put(FileWriter *f, const void *data, size_t len);
+bool file_end(FileWriter *f, Error *err);
+void file_abandon(FileWriter *f);
+
+/* All three at once, for bytes that are already there. */
 bool file_write(const char *path, const void *data, size_t len, Error *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* weights.h - the flat file: a valid safetensors file holding a whole model, weights (F32), tokenizer (U8 tensors) and config.
  *
  * Layout: 8-byte little-endian header length, JSON header {"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets"}},
- * raw little-endian data without gaps. The file is mmap'ed and used in place. Nothing in it is believed: lengths, offsets, overlaps,
+ * raw little-endian data, the tensors without gaps or overlaps to the end of the file. It is mmap'ed and used in place. Nothing in it is believed: lengths, offsets, overlaps,
  * shapes against bytes, and every name the model asks for are checked before use. Big-endian machines get swapped copies.
  */
 #ifndef WEIGHTS_H
@@ -31,7 +31,8 @@ const Tensor *weights_at(const Weights *w, size_t i);         /* in order of off
 const Tensor *weights_find(const Weights *w, const char *name); /* or NULL */
 const char *weights_meta(const Weights *w, const char *key);    /* value of __metadata__, or NULL */
 const char *weights_path(const Weights *w);
-size_t weights_bytes(const Weights *w);
+size_t weights_bytes(const Weights *w); /* of the whole file */
+const char *dtype_name(Dtype d);        /* "F32", ... */
 
 /* One row of a model's table of tensors: a name, its shape in the model's own letters, where the pointer goes. */
 typedef struct {
