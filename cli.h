@@ -1,0 +1,51 @@
+/* cli.h - command lines: one table of options per command drives parsing, ranges and --help.
+ *
+ * Accepted: --name VALUE, --name=VALUE, -x VALUE, flags, "--" ends the options, "-" is an operand. An option not marked as repeatable may
+ * be given once. Whatever is wrong is an Error with BAD_USAGE that names the option.
+ */
+#ifndef CLI_H
+#define CLI_H
+
+#include "base.h"
+
+/* A growable list of texts. */
+typedef struct {
+    Bytes *at;
+    size_t n;
+} Texts;
+void texts_add(Texts *t, const char *text, size_t len);
+void texts_free(Texts *t);
+
+typedef enum {
+    CLI_FLAG,    /* bool: set to true */
+    CLI_NO_FLAG, /* bool: set to false */
+    CLI_NUMBER,  /* double, finite, least..most */
+    CLI_WHOLE,   /* double that is a whole number, least..most */
+    CLI_TEXT,    /* Bytes */
+    CLI_ESCAPED, /* Bytes, with C escapes */
+    CLI_TEXTS,   /* Texts, repeatable, with C escapes */
+    CLI_WHOLES   /* Texts of whole numbers as written, repeatable */
+} CliKind;
+
+typedef struct {
+    const char *name;  /* without the dashes; may start with "-x, " for a short form: "-m, model" */
+    const char *value; /* what --help calls the value; NULL for flags */
+    CliKind kind;
+    void *to;
+    double least, most;
+    const char *help;
+} CliOption;
+
+/* Parse argv[1..argc): options to their places, the others to operands. *help is set if --help was among them (then nothing else is checked). */
+bool cli_parse(const CliOption *option, size_t n, int argc, char **argv, Texts *operands, bool *help, Error *err);
+
+/* Append the options' help, one a line. */
+void cli_help(const CliOption *option, size_t n, Bytes *out);
+
+/* Replace C escapes (\n \t \\ \" \x41 \u00e9 \101 ...) in place. Errors: BAD_USAGE naming `what`. */
+bool cli_unescape(Bytes *text, const char *what, Error *err);
+
+/* A finite number that is the whole text, else false. */
+bool cli_number(const char *text, size_t len, double *out);
+
+#endif
