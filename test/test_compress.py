@@ -1,0 +1,71 @@
+"""`lingua2 compress --compat` against the golden results of the Python package llmlingua 0.2.2 (test/make_compress_golden.py): every key of every result.
+Standard library alone; the models are made here (test/make_models.py, export.py). Needs ../shared/assets for the real tokenizers, else skips."""
+import glob
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MODELS = os.path.join(ROOT, "build", "test-models")
+passed = failed = skipped = 0
+
+
+def check(condition, message):
+    global passed, failed
+    passed, failed = passed + bool(condition), failed + (not condition)
+    if not condition and failed <= 12:
+        print("failed: " + message)
+
+
+def flat_file(name):
+    """The model's flat file, made if it is not there or older than its makers."""
+    path = os.path.join(MODELS, name + ".safetensors")
+    makers = [os.path.join(ROOT, f) for f in ("export.py", "export_tokenizer.py", "test/make_models.py")]
+    if not os.path.exists(path) or os.path.getmtime(path) < max(map(os.path.getmtime, makers)):
+        subprocess.run([sys.executable, "test/make_models.py", MODELS, name], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "export.py", os.path.join(MODELS, name), "-o", path], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    return path
+
+
+def request(case, texts, number):
+    context = case["context"]
+    context = texts[context] if isinstance(context, str) else [texts[c] for c in context]
+    arguments = dict(case["args"])
+    if case["method"] == "compress_prompt":  # the package's other entry: the same, with the context filter on by default
+        arguments.setdefault("use_context_level_filter", True)
+        arguments.pop("use_llmlingua2", None)
+    return {"id": number, "context": context, **arguments}
+
+
+def run(path):
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        header, *cases = [json.loads(line) for line in file]
+    flat = flat_file(header["model"])
+    lines = "".join(json.dumps(request(c, header["texts"], i)) + "\n" for i, c in enumerate(cases))
+    for options in (["--threads", "1"], ["--threads", "2", "--math", "reference"]):
+        done = subprocess.run([os.path.join(ROOT, "lingua2"), "compress", "--compat", "--jsonl", "-m", flat] + options, input=lines.encode(), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+        results = [json.loads(line) for line in done.stdout.decode().splitlines()]
+        check(len(results) == len(cases), "%s: %d results for %d requests: %s" % (header["model"], len(results), len(cases), done.stderr[:300]))
+        check(done.returncode == (1 if any("error" in c for c in cases) else 0), "%s: exit code %d" % (header["model"], done.returncode))
+        for number, (case, got) in enumerate(zip(cases, results)):
+            what = "%s case %d %s %s" % (header["model"], number, str(case["context"])[:60], str(case["args"])[:200])
+            if "error" in case:
+                check("error" in got, "%s: the package raises %s, ours gives %s" % (what, case["error"], str(got)[:200]))
+                continue
+            check(got.get("id") == number and set(got) == set(case["result"]) | {"id"}, "%s: keys %s %s" % (what, sorted(got), str(got)[:200]))
+            for key, want in case["result"].items():
+                check(got.get(key) == want, "%s: %s is\n    %s, the package's is\n    %s" % (what, key, str(got.get(key))[:300], str(want)[:300]))
+
+
+if os.path.isdir(os.path.join(ROOT, "..", "shared", "assets")):
+    for golden in sorted(glob.glob(os.path.join(ROOT, "test", "golden", "compress-*.jsonl.gz"))):
+        run(golden)
+else:
+    skipped += 1
+    print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
+print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
+sys.exit(1 if failed else 0)
