@@ -493,7 +493,8 @@ static void words_free(Words *w) {
     *w = (Words){0};
 }
 
-/* sum(p) / len(p): float32 steps from the first np.float32 on; a list of Python floats alone stays one (and is all ones here). */
+/* sum(p) / len(p): float32 steps from the first np.float32 on; a list of Python floats alone stays one (and is all ones here).
+ * Without forcing, the package counts the word's first piece again for each further one: prob_no_force is set where a word begins. */
 typedef struct {
     float sum, free_sum, first, first_free;
     size_t n;
@@ -505,7 +506,7 @@ static void mean_add(Mean *mean, float p, bool forced) {
     if (mean->n++ == 0) *mean = (Mean){value, p, value, p, 1, forced, forced};
     else {
         mean->sum += value;
-        mean->free_sum += p;
+        mean->free_sum += mean->first_free; /* the package adds the word's first piece again, not this one */
         mean->python = mean->python && forced;
     }
 }

@@ -16,7 +16,7 @@ passed = failed = skipped = 0
 def check(condition, message):
     global passed, failed
     passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 12:
+    if not condition and failed <= 4000:
         print("failed: " + message)
 
 
@@ -36,7 +36,8 @@ def request(case, texts, number):
     arguments = dict(case["args"])
     if case["method"] == "compress_prompt":  # the package's other entry: the same, with the context filter on by default
         arguments.setdefault("use_context_level_filter", True)
-        arguments.pop("use_llmlingua2", None)
+        for ignored in ("use_llmlingua2", "instruction", "question"):  # which that entry takes and drops
+            arguments.pop(ignored, None)
     return {"id": number, "context": context, **arguments}
 
 
