@@ -657,14 +657,13 @@ static bool count_tokens(const Tokenizer *counter, const Bytes *text, size_t *n,
     return true;
 }
 
-static void join_pieces(const Tokenizer *t, const Pieces *p, size_t from, size_t to, Texts *out) {
-    Slice *piece = mem_new(to - from, sizeof *piece);
-    Bytes text = {0};
-    for (size_t i = from; i < to; i++) piece[i - from].at = tokenizer_piece(t, p->id[i], &piece[i - from].len);
-    tokenizer_join(t, piece, to - from, &text);
-    texts_add(out, text.at, text.len);
-    bytes_free(&text);
-    free(piece);
+/* The string of piece i as the reference's tokenize() gives it: an added token that swallowed white space ("<mask>" of XLM-R) has it in its
+ * name, which the vocabulary then lacks. */
+static Slice piece_string(const Tokenizer *t, const Bytes *text, const Pieces *p, size_t i) {
+    const Slice s = pieces_string(p, t, i);
+    const size_t len = p->end[i] - p->start[i];
+    if (len > s.len && memcmp(text->at + p->end[i] - s.len, s.at, s.len) == 0) return (Slice){text->at + p->start[i], len};
+    return s;
 }
 
 /* __chunk_context: at most 511 pieces, cut after the last chunk-end piece (never the first of the chunk). */
@@ -673,22 +672,25 @@ static bool chunk_context(const Job *job, const Bytes *context, const Texts *end
     const Tokenizer *t = job->m->tokenizer;
     Pieces p = {0};
     if (!tokenizer_encode(t, context->at, context->len, TOK_ADDED, &p, err)) return pieces_free(&p), false;
+    Slice *piece = mem_new(p.n, sizeof *piece);
+    for (size_t i = 0; i < p.n; i++) piece[i] = piece_string(t, context, &p, i);
     for (size_t st = 0; st < p.n;) {
         size_t ed = p.n - 1;
         if (st + MAX_LEN <= p.n - 1) {
             ed = st + MAX_LEN;
-            for (size_t e = ed; e > st; e--) {
-                size_t len;
-                const char *piece = tokenizer_piece(t, p.id[e], &len);
-                if (texts_hold(ends, piece, len)) {
+            for (size_t e = ed; e > st; e--)
+                if (texts_hold(ends, piece[e].at, piece[e].len)) {
                     ed = e;
                     break;
                 }
-            }
         }
-        join_pieces(t, &p, st, ed + 1, out);
+        Bytes chunk = {0};
+        tokenizer_join(t, piece + st, ed + 1 - st, &chunk);
+        texts_add(out, chunk.at, chunk.len);
+        bytes_free(&chunk);
         st = ed + 1;
     }
+    free(piece);
     pieces_free(&p);
     return true;
 }
@@ -725,6 +727,10 @@ static bool dataset_item(const Model *m, const Bytes *text, Chunk *c, Error *err
     const int64_t cls = tokenizer_id(m->tokenizer, "[CLS]", 5), sep = tokenizer_id(m->tokenizer, "[SEP]", 5);
     Pieces p = {0};
     if (!tokenizer_encode(m->tokenizer, text->len ? text->at : "", text->len, TOK_ADDED, &p, err)) return pieces_free(&p), false;
+    for (size_t i = 0; i < p.n; i++) {
+        const Slice name = piece_string(m->tokenizer, text, &p, i);
+        if (name.len > pieces_string(&p, m->tokenizer, i).len) p.id[i] = (uint32_t)unknown;
+    }
     const size_t all = p.n + 2 > MAX_PIECES ? MAX_PIECES : p.n + 2;
     c->id = mem_new(all, sizeof *c->id);
     c->T = all;

@@ -310,11 +310,49 @@ int64_t tokenizer_special(const Tokenizer *t, const char *role) {
     return -1;
 }
 
+struct Unknown {
+    size_t piece, end; /* which piece; where its string ends in unknown_text */
+};
+
 void pieces_free(Pieces *p) {
     free(p->id);
     free(p->start);
     free(p->end);
+    free(p->unknown);
+    bytes_free(&p->unknown_text);
     *p = (Pieces){0};
+}
+
+/* Note that the last piece stands for this text. */
+static void note_unknown(Pieces *p, const char *text, size_t len) {
+    if (p->n_unknown == p->cap_unknown) {
+        p->cap_unknown = p->cap_unknown ? p->cap_unknown * 2 : 16;
+        p->unknown = mem_resize(p->unknown, p->cap_unknown, sizeof *p->unknown);
+    }
+    bytes_add(&p->unknown_text, text, len);
+    p->unknown[p->n_unknown++] = (struct Unknown){p->n - 1, p->unknown_text.len};
+}
+
+/* Forget what was noted of pieces that the caller has dropped. */
+static void drop_unknown(Pieces *p) {
+    while (p->n_unknown && p->unknown[p->n_unknown - 1].piece >= p->n) p->n_unknown--;
+    p->unknown_text.len = p->n_unknown ? p->unknown[p->n_unknown - 1].end : 0;
+}
+
+Slice pieces_string(const Pieces *p, const Tokenizer *t, size_t i) {
+    size_t low = 0, high = p->n_unknown;
+    Slice s = {NULL, 0};
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (p->unknown[middle].piece < i) low = middle + 1;
+        else high = middle;
+    }
+    if (low < p->n_unknown && p->unknown[low].piece == i) {
+        size_t from = low ? p->unknown[low - 1].end : 0;
+        return (Slice){p->unknown_text.at + from, p->unknown[low].end - from};
+    }
+    s.at = tokenizer_piece(t, p->id[i], &s.len);
+    return s;
 }
 
 static void push(Pieces *p, uint32_t id, size_t start, size_t end) {
@@ -524,25 +562,22 @@ static void unigram_word(Encoder *e) {
             if (e->from[j] == (size_t)NOWHERE || s > e->score[j]) e->score[j] = s, e->from[j] = i, e->id[j] = (uint32_t)t->role[0];
         }
     }
-    size_t count = 0, first = e->out->n;
-    for (size_t j = n; j > 0; j = e->from[j]) count++;
-    for (size_t c = 0; c < count; c++) push(e->out, 0, 0, 0);
-    for (size_t j = n, c = count; j > 0; j = e->from[j]) {
-        size_t slot = first + --c;
-        e->out->id[slot] = e->id[j];
-        e->out->start[slot] = e->start[e->from[j]];
-        e->out->end[slot] = e->end[j - 1];
+    /* Turn the chain of starts round, then go along it; neighbouring unknown pieces become one. */
+    size_t next = (size_t)NOWHERE;
+    for (size_t j = n; j != (size_t)NOWHERE;) {
+        const size_t i = j ? e->from[j] : (size_t)NOWHERE;
+        e->from[j] = next; /* now: where the piece that starts at j ends */
+        next = j;
+        j = i;
     }
-    size_t kept = first; /* neighbouring unknown pieces become one */
-    for (size_t c = first; c < first + count; c++) {
-        bool fuse = kept > first && e->out->id[c] == (uint32_t)t->role[0] && e->out->id[kept - 1] == e->out->id[c];
-        if (!fuse) {
-            e->out->id[kept] = e->out->id[c];
-            e->out->start[kept++] = e->out->start[c];
-        }
-        e->out->end[kept - 1] = e->out->end[c];
+    const uint32_t unknown = (uint32_t)t->role[0];
+    for (size_t i = 0, j; i < n; i = j) {
+        j = e->from[i];
+        const uint32_t id = e->id[j];
+        while (id == unknown && j < n && e->id[e->from[j]] == unknown) j = e->from[j];
+        push(e->out, id, e->start[i], e->end[j - 1]);
+        if (id == unknown) note_unknown(e->out, e->at + i, j - i);
     }
-    e->out->n = kept;
 }
 
 static void end_unigram(Encoder *e) {
@@ -870,6 +905,7 @@ static size_t blank_before(const char *text, size_t from, size_t i) {
 bool tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, Pieces *out, Error *err) {
     size_t bad, done = 0;
     if (!utf8_valid(text, len, &bad)) return fail(err, BAD_INPUT, "the text is not UTF-8: byte %zu", bad);
+    drop_unknown(out);
     Encoder e = {.t = t, .plain = !(flags & TOK_ADDED), .out = out};
     for (size_t i = 0; !e.plain && i < len;) {
         const Added *a = added_at(t, text, len, i);

@@ -19,11 +19,15 @@ typedef struct {
     size_t len;
 } Slice;
 
-/* Pieces of a text: id, and the bytes of the source it came from, [start, end). Release with pieces_free. */
+/* Pieces of a text: id, and the bytes of the source it came from, [start, end). Start from {0}; release with pieces_free. To use it again,
+ * set n to 0. Strings of unigram pieces that the vocabulary lacks are kept as well: the text, normalised, for which the unknown piece stands. */
 typedef struct {
     uint32_t *id;
     size_t *start, *end;
     size_t n, cap;
+    struct Unknown *unknown; /* in order of pieces */
+    size_t n_unknown, cap_unknown;
+    Bytes unknown_text;
 } Pieces;
 void pieces_free(Pieces *p);
 
@@ -50,6 +54,10 @@ bool tokenizer_count(const Tokenizer *t, const char *text, size_t len, size_t *n
 
 /* The first added or special token that stands in the text, if any: its offset and its string. */
 bool tokenizer_find_added(const Tokenizer *t, const char *text, size_t len, size_t *at, Slice *token);
+
+/* The string of piece i of a text as the reference's tokenize() gives it: tokenizer_piece, but for unknown unigram pieces the text that they
+ * stand for. Valid until the pieces change. */
+Slice pieces_string(const Pieces *p, const Tokenizer *t, size_t i);
 
 /* A piece's string as convert_ids_to_tokens gives it ("##ing", U+2581 "the", "Ġthe"); NULL if no such id. Valid as long as t. */
 const char *tokenizer_piece(const Tokenizer *t, uint32_t id, size_t *len);
