@@ -43,6 +43,14 @@ demo: lingua2
 test: $(PROGRAMS) $(TESTS)
 	python3 test/run.py $(B)
 
+# Side by side with PyTorch, ONNX Runtime and llmlingua; needs the packages of test/requirements.txt in $(PYTHON).
+PYTHON = python3
+$(B)/%: bench/%.c $(OBJECTS) lingua2.c
+	$(CC) $(FLAGS) -Wno-unused-function $(LDFLAGS) $< $(OBJECTS) -o $@ -lm
+
+bench: lingua2 $(B)/forward $(B)/kernel $(B)/functions
+	$(PYTHON) bench/compare.py
+
 clean:
 	rm -rf $(B) $(PROGRAMS)
 
