@@ -1,13 +1,36 @@
-/* cli.c - see cli.h. */
+/* cli.c - see cli.h. Depends on libc alone.
+ *
+ * Left out on purpose: abbreviated names, bundled short options, options from the environment or from files.
+ */
 #include "cli.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- texts ---- */
+
+bool bytes_are(const Bytes *b, const char *text, size_t len) { return b->len == len && (len == 0 || memcmp(b->at, text, len) == 0); }
+
+void bytes_set(Bytes *b, const char *text, size_t len) {
+    b->len = 0;
+    bytes_add(b, text, len);
+}
+
 void texts_add(Texts *t, const char *text, size_t len) {
-    t->at = mem_resize(t->at, t->n + 1, sizeof *t->at);
+    if (t->n == t->cap) t->at = mem_resize(t->at, t->cap = t->cap ? t->cap * 2 : 4, sizeof *t->at);
     t->at[t->n] = (Bytes){0};
     bytes_add(&t->at[t->n++], text, len);
+}
+
+void texts_copy(Texts *to, const Texts *from) {
+    texts_free(to);
+    for (size_t i = 0; i < from->n; i++) texts_add(to, from->at[i].at, from->at[i].len);
+}
+
+bool texts_hold(const Texts *t, const char *text, size_t len) {
+    for (size_t i = 0; i < t->n; i++)
+        if (bytes_are(&t->at[i], text, len)) return true;
+    return false;
 }
 
 void texts_free(Texts *t) {
@@ -27,79 +50,97 @@ bool cli_number(const char *text, size_t len, double *out) {
 
 static int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
 
-/* A number of up to `most` digits of this base at text[*i]; false if there is no digit. */
-static bool escape_number(const Bytes *b, size_t *i, uint32_t base, int most, uint32_t *out) {
+/* A number of 1 to `most` digits of this base at text[*i], at most `limit`. */
+static bool escape_number(const Bytes *b, size_t *i, int base, int most, uint32_t limit, uint32_t *out) {
     int digits = 0;
     for (*out = 0; digits < most && *i < b->len; digits++, (*i)++) {
-        int d = hex_digit(b->at[*i]);
-        if (d < 0 || (uint32_t)d >= base) break;
-        *out = *out * base + (uint32_t)d;
+        const int d = hex_digit(b->at[*i]);
+        if (d < 0 || d >= base) break;
+        *out = *out * (uint32_t)base + (uint32_t)d;
     }
-    return digits > 0;
+    return digits > 0 && *out <= limit;
+}
+
+/* The escape whose backslash stands before text[*i]: \n \\ ..., \101 and \x41 a byte, \u00e9 and \U0001F642 a character. */
+static bool escape(const Bytes *b, size_t *i, Bytes *out) {
+    static const char letters[] = "abfnrtv\\\"'?", values[] = "\a\b\f\n\r\t\v\\\"'?";
+    const char c = *i < b->len ? b->at[*i] : 0, *letter = c ? strchr(letters, c) : NULL;
+    char utf8[4];
+    uint32_t code;
+    if (letter) return bytes_add(out, values + (letter - letters), 1), ++*i, true;
+    if (c >= '0' && c <= '7') {
+        if (!escape_number(b, i, 8, 3, 255, &code)) return false;
+    } else if (c == 'x') {
+        if (!(++*i, escape_number(b, i, 16, 2, 255, &code))) return false;
+    } else {
+        if ((c != 'u' && c != 'U') || !(++*i, escape_number(b, i, 16, c == 'u' ? 4 : 8, 0x10FFFF, &code)) || (code >= 0xD800 && code <= 0xDFFF)) return false;
+        return bytes_add(out, utf8, utf8_encode(code, utf8)), true;
+    }
+    utf8[0] = (char)code;
+    return bytes_add(out, utf8, 1), true;
 }
 
 bool cli_unescape(Bytes *text, const char *what, Error *err) {
-    static const char letters[] = "abfnrtv\\\"'?0", values[] = "\a\b\f\n\r\t\v\\\"'?\0";
-    size_t out = 0, i = 0;
+    Bytes out = {0};
+    size_t i = 0, bad;
+    bytes_add(&out, "", 0);
     while (i < text->len) {
-        if (text->at[i] != '\\') {
-            text->at[out++] = text->at[i++];
-            continue;
-        }
         const size_t at = i++;
-        const char c = i < text->len ? text->at[i] : 0;
-        const char *letter = c ? strchr(letters, c) : NULL;
-        uint32_t code;
-        bool known = true, byte = false;
-        if (c >= '0' && c <= '7') known = byte = escape_number(text, &i, 8, 3, &code);
-        else if (c == 'x' && ++i) known = byte = escape_number(text, &i, 16, 2, &code);
-        else if ((c == 'u' || c == 'U') && ++i) known = escape_number(text, &i, 16, c == 'u' ? 4 : 8, &code) && code <= 0x10FFFF && (code < 0xD800 || code > 0xDFFF);
-        else if (letter && ++i) {
-            text->at[out++] = values[letter - letters];
-            continue;
-        } else known = false;
-        if (!known) return fail(err, BAD_USAGE, "%s: byte %zu: a backslash begins no C escape; write \\\\ for a backslash", what, at);
-        if (byte) text->at[out++] = (char)code;
-        else {
-            char utf8[4];
-            size_t n = utf8_encode(code, utf8); /* never longer than its escape */
-            memcpy(text->at + out, utf8, n);
-            out += n;
+        if (text->at[at] != '\\') bytes_add(&out, text->at + at, 1);
+        else if (!escape(text, &i, &out)) {
+            bytes_free(&out);
+            return fail(err, BAD_USAGE, "%s: byte %zu: no C escape begins here; write \\\\ for a backslash", what, at);
         }
     }
-    text->len = out;
-    text->at[out] = 0;
-    size_t bad;
-    return utf8_valid(text->at, text->len, &bad) || fail(err, BAD_USAGE, "%s: byte %zu: not UTF-8", what, bad);
+    bytes_free(text);
+    *text = out;
+    return utf8_valid(out.at, out.len, &bad) || fail(err, BAD_USAGE, "%s: byte %zu: not UTF-8", what, bad);
 }
 
-static void put(Bytes *to, const char *text) {
-    bytes_free(to);
-    bytes_text(to, text);
-    bytes_add(to, "", 0);
+bool cli_is_choice(const char *choices, const char *word, size_t len) {
+    for (const char *at = choices;; at++) {
+        const size_t n = strcspn(at, "|");
+        if (n == len && memcmp(at, word, len) == 0) return true;
+        if (*(at += n) == 0) return false;
+    }
+}
+
+static bool take_number(const CliOption *o, const char *shown, const char *text, double *number, Error *err) {
+    const bool is_number = cli_number(text, strlen(text), number), whole = o->kind == CLI_WHOLE || o->kind == CLI_WHOLES;
+    if (o->kind == CLI_SHARE && is_number && *number > 0 && *number <= o->most) return true;
+    if (o->kind == CLI_SHARE) return fail(err, BAD_USAGE, "%s takes a number above 0 and at most %.15g, not '%.100s'", shown, o->most, text);
+    if (is_number && *number >= o->least && *number <= o->most && (!whole || *number == (double)(long long)*number)) return true;
+    return fail(err, BAD_USAGE, "%s takes a %s from %.15g to %.15g, not '%.100s'", shown, whole ? "whole number" : "number", o->least, o->most, text);
+}
+
+static bool take_escaped(const CliOption *o, const char *shown, const char *text, Error *err) {
+    Bytes plain = {0};
+    bytes_set(&plain, text, strlen(text));
+    bool ok = cli_unescape(&plain, shown, err);
+    if (ok && o->kind == CLI_TEXTS) texts_add(o->to, plain.at, plain.len);
+    else if (ok) bytes_set(o->to, plain.at, plain.len);
+    bytes_free(&plain);
+    return ok;
 }
 
 static bool take_value(const CliOption *o, const char *shown, const char *text, Error *err) {
+    const size_t len = text ? strlen(text) : 0; /* NULL for flags */
     double number;
-    Bytes escaped = {0};
-    const bool whole = o->kind == CLI_WHOLE || o->kind == CLI_WHOLES;
-    if (o->kind == CLI_NUMBER || whole) {
-        if (!cli_number(text, strlen(text), &number) || !(number >= o->least && number <= o->most) || (whole && number != (double)(long long)number))
-            return fail(err, BAD_USAGE, "%s takes %s from %.15g to %.15g, not '%.100s'", shown, whole ? "a whole number" : "a number", o->least, o->most, text);
-        if (o->kind == CLI_WHOLES) texts_add(o->to, text, strlen(text));
-        else *(double *)o->to = number;
-        return true;
+    switch (o->kind) {
+    case CLI_SHARE:
+    case CLI_NUMBER:
+    case CLI_WHOLE: return take_number(o, shown, text, &number, err) && (*(double *)o->to = number, true);
+    case CLI_WHOLES: return take_number(o, shown, text, &number, err) && (texts_add(o->to, text, len), true);
+    case CLI_CHOICE:
+        if (!cli_is_choice(o->value, text, len)) return fail(err, BAD_USAGE, "%s takes %s, not '%.100s'", shown, o->value, text);
+        return bytes_set(o->to, text, len), true;
+    case CLI_TEXT: return bytes_set(o->to, text, len), true;
+    case CLI_ESCAPED:
+    case CLI_TEXTS: return take_escaped(o, shown, text, err);
+    case CLI_FLAG:
+    case CLI_NO_FLAG: break;
     }
-    if (o->kind == CLI_TEXT) return put(o->to, text), true;
-    put(&escaped, text);
-    bool ok = cli_unescape(&escaped, shown, err);
-    if (ok && o->kind == CLI_TEXTS) texts_add(o->to, escaped.at, escaped.len);
-    else if (ok) {
-        bytes_free(o->to);
-        bytes_add(o->to, escaped.at, escaped.len);
-    }
-    bytes_free(&escaped);
-    return ok;
+    return *(bool *)o->to = o->kind == CLI_FLAG, true;
 }
 
 /* ---- parsing ---- */
@@ -125,37 +166,30 @@ static const CliOption *find_option(const CliOption *option, size_t n, const cha
     return NULL;
 }
 
+/* One option at argv[*i], its value taken from it or from the next argument. */
+static bool take_option(const CliOption *option, size_t n, int argc, char **argv, int *i, bool *seen, Error *err) {
+    const char *value;
+    const CliOption *o = find_option(option, n, argv[*i], &value);
+    if (!o) return fail(err, BAD_USAGE, "there is no option %.100s; --help lists them", argv[*i]);
+    char letter, shown[64] = "--";
+    strncat(shown, long_name(o, &letter), sizeof shown - 3);
+    const bool flag = o->kind == CLI_FLAG || o->kind == CLI_NO_FLAG, repeatable = flag || o->kind == CLI_TEXTS || o->kind == CLI_WHOLES;
+    if (!repeatable && seen[o - option]) return fail(err, BAD_USAGE, "%s is given twice", shown);
+    seen[o - option] = true;
+    if (flag && value) return fail(err, BAD_USAGE, "%s takes no value", shown);
+    if (!flag && !value && ++*i >= argc) return fail(err, BAD_USAGE, "%s needs a value: %s", shown, o->value);
+    return take_value(o, shown, flag || value ? value : argv[*i], err);
+}
+
 bool cli_parse(const CliOption *option, size_t n, int argc, char **argv, Texts *operands, bool *help, Error *err) {
-    bool *seen = mem_new(n, sizeof *seen), ok = true;
+    bool *seen = mem_new(n, sizeof *seen), ok = true, only_operands = false;
     *help = false;
-    for (int i = 1; ok && i < argc; i++) {
-        const char *arg = argv[i], *value;
-        if (arg[0] != '-' || arg[1] == 0) {
-            texts_add(operands, arg, strlen(arg));
-            continue;
-        }
-        if (strcmp(arg, "--") == 0) {
-            while (++i < argc) texts_add(operands, argv[i], strlen(argv[i]));
-            break;
-        }
-        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
-            *help = true;
-            break;
-        }
-        const CliOption *o = find_option(option, n, arg, &value);
-        if (!o) {
-            ok = fail(err, BAD_USAGE, "there is no option %.100s; --help lists them", arg);
-            break;
-        }
-        char letter, shown[64] = "--";
-        strncat(shown, long_name(o, &letter), sizeof shown - 3);
-        const bool flag = o->kind == CLI_FLAG || o->kind == CLI_NO_FLAG, repeatable = o->kind == CLI_TEXTS || o->kind == CLI_WHOLES || flag;
-        if (!repeatable && seen[o - option]) ok = fail(err, BAD_USAGE, "%s is given twice", shown);
-        else if (flag && value) ok = fail(err, BAD_USAGE, "%s takes no value", shown);
-        else if (flag) *(bool *)o->to = o->kind == CLI_FLAG;
-        else if (!value && i + 1 >= argc) ok = fail(err, BAD_USAGE, "%s needs a value (%s)", shown, o->value);
-        else ok = take_value(o, shown, value ? value : argv[++i], err);
-        seen[o - option] = true;
+    for (int i = 1; ok && !*help && i < argc; i++) {
+        const char *arg = argv[i];
+        if (only_operands || arg[0] != '-' || arg[1] == 0) texts_add(operands, arg, strlen(arg));
+        else if (strcmp(arg, "--") == 0) only_operands = true;
+        else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) *help = true;
+        else ok = take_option(option, n, argc, argv, &i, seen, err);
     }
     free(seen);
     return ok;

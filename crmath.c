@@ -256,13 +256,13 @@ ISA_BODY double log_body(int level, double x) {
 }
 static double log_fast(int level, double x) { return log_body(level, x); }
 
-/* tanh x: for a = |x| < 0.4 the odd polynomial x + x^3 P(x^2), degree 8, relative error 2^-52; else (1-t)/(1+t), t = e^-2a. */
+/* tanh x: for a = |x| < 0.4 the odd polynomial x (1 + x^2 P(x^2)), degree 8, relative error 2^-52; else (1-t)/(1+t), t = e^-2a. */
 ISA_BODY double tanh_body(int level, double x) {
     static const double c[9] = {-0x1.5555555555555p-2, 0x1.1111111110b9fp-3,  -0x1.ba1ba1b938326p-5,  0x1.664f48104c0c9p-6, -0x1.226e1871fc56dp-7,
                                 0x1.d6cb933d4b726p-9,  -0x1.7cf1caf964e29p-10, 0x1.2c872c4b77e9dp-11, -0x1.7925184d2a534p-13};
     const double a = x < 0 ? -x : x, z = x * x, t = exp_any(level, -2 * a), far = (1 - t) / (1 + t);
     const double p = horner(level, c, sizeof c / sizeof *c, z);
-    const double near = mul_add(level, x * z, p, x);
+    const double near = x * mul_add(level, z, p, 1); /* keeps the sign of a zero */
     return a < 0.4 ? near : x < 0 ? -far : far;
 }
 

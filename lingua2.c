@@ -408,12 +408,6 @@ static void result_free(Result *r) {
 
 static bool same(const Bytes *a, const char *text, size_t len) { return a->len == len && (len == 0 || memcmp(a->at, text, len) == 0); }
 
-static bool texts_hold(const Texts *t, const char *text, size_t len) {
-    for (size_t i = 0; i < t->n; i++)
-        if (same(&t->at[i], text, len)) return true;
-    return false;
-}
-
 /* str.replace(what, with), an empty `what` standing between all characters. */
 static void replace(Bytes *text, const Bytes *what, const Bytes *with) {
     Bytes out = {0};
