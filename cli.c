@@ -9,8 +9,6 @@
 
 /* ---- texts ---- */
 
-bool bytes_are(const Bytes *b, const char *text, size_t len) { return b->len == len && (len == 0 || memcmp(b->at, text, len) == 0); }
-
 void bytes_set(Bytes *b, const char *text, size_t len) {
     b->len = 0;
     bytes_add(b, text, len);
@@ -29,7 +27,7 @@ void texts_copy(Texts *to, const Texts *from) {
 
 bool texts_hold(const Texts *t, const char *text, size_t len) {
     for (size_t i = 0; i < t->n; i++)
-        if (bytes_are(&t->at[i], text, len)) return true;
+        if (t->at[i].len == len && (len == 0 || memcmp(t->at[i].at, text, len) == 0)) return true;
     return false;
 }
 
@@ -97,18 +95,8 @@ bool cli_unescape(Bytes *text, const char *what, Error *err) {
     return utf8_valid(out.at, out.len, &bad) || fail(err, BAD_USAGE, "%s: byte %zu: not UTF-8", what, bad);
 }
 
-bool cli_is_choice(const char *choices, const char *word, size_t len) {
-    for (const char *at = choices;; at++) {
-        const size_t n = strcspn(at, "|");
-        if (n == len && memcmp(at, word, len) == 0) return true;
-        if (*(at += n) == 0) return false;
-    }
-}
-
 static bool take_number(const CliOption *o, const char *shown, const char *text, double *number, Error *err) {
     const bool is_number = cli_number(text, strlen(text), number), whole = o->kind == CLI_WHOLE || o->kind == CLI_WHOLES;
-    if (o->kind == CLI_SHARE && is_number && *number > 0 && *number <= o->most) return true;
-    if (o->kind == CLI_SHARE) return fail(err, BAD_USAGE, "%s takes a number above 0 and at most %.15g, not '%.100s'", shown, o->most, text);
     if (is_number && *number >= o->least && *number <= o->most && (!whole || *number == (double)(long long)*number)) return true;
     return fail(err, BAD_USAGE, "%s takes a %s from %.15g to %.15g, not '%.100s'", shown, whole ? "whole number" : "number", o->least, o->most, text);
 }
@@ -127,13 +115,9 @@ static bool take_value(const CliOption *o, const char *shown, const char *text, 
     const size_t len = text ? strlen(text) : 0; /* NULL for flags */
     double number;
     switch (o->kind) {
-    case CLI_SHARE:
     case CLI_NUMBER:
     case CLI_WHOLE: return take_number(o, shown, text, &number, err) && (*(double *)o->to = number, true);
     case CLI_WHOLES: return take_number(o, shown, text, &number, err) && (texts_add(o->to, text, len), true);
-    case CLI_CHOICE:
-        if (!cli_is_choice(o->value, text, len)) return fail(err, BAD_USAGE, "%s takes %s, not '%.100s'", shown, o->value, text);
-        return bytes_set(o->to, text, len), true;
     case CLI_TEXT: return bytes_set(o->to, text, len), true;
     case CLI_ESCAPED:
     case CLI_TEXTS: return take_escaped(o, shown, text, err);

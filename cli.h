@@ -18,18 +18,14 @@ void texts_copy(Texts *to, const Texts *from); /* what was in `to` is freed */
 bool texts_hold(const Texts *t, const char *text, size_t len);
 void texts_free(Texts *t);
 
-/* True if b holds exactly this text. */
-bool bytes_are(const Bytes *b, const char *text, size_t len);
 /* Replace what b holds. */
 void bytes_set(Bytes *b, const char *text, size_t len);
 
 typedef enum {
     CLI_FLAG,    /* bool: set to true */
     CLI_NO_FLAG, /* bool: set to false */
-    CLI_SHARE,   /* double, above 0, at most `most` */
-    CLI_NUMBER,  /* double, least..most */
+    CLI_NUMBER,  /* double, finite, least..most */
     CLI_WHOLE,   /* double that is a whole number, least..most */
-    CLI_CHOICE,  /* Bytes, one of the words of `value`: "mean|first" */
     CLI_TEXT,    /* Bytes */
     CLI_ESCAPED, /* Bytes, with C escapes */
     CLI_TEXTS,   /* Texts, repeatable, with C escapes */
@@ -54,9 +50,6 @@ void cli_help(const CliOption *option, size_t n, Bytes *out);
 
 /* Replace C escapes (\n \t \\ \" \x41 \u00e9 \101 ...) in place. Errors: BAD_USAGE naming `what`. */
 bool cli_unescape(Bytes *text, const char *what, Error *err);
-
-/* True if word is one of choices, "a|b|c". */
-bool cli_is_choice(const char *choices, const char *word, size_t len);
 
 /* A finite number in decimal that is the whole text, else false. */
 bool cli_number(const char *text, size_t len, double *out);

@@ -146,6 +146,8 @@ static bool read_config(Model *m, const Json *config, Error *err) {
         m->pad_id = (uint32_t)pad_id;
         m->first_position = pad_id + 1;
     }
+    if (m->first_position >= m->size[LETTER_P])
+        return fail(err, BAD_MODEL, "%s: positions begin at row %zu of %zu", path, m->first_position, m->size[LETTER_P]);
     return true;
 }
 
@@ -231,10 +233,10 @@ static void activations_free(Activations *a) {
     free(a->head);
 }
 
-/* x [N,C] = LayerNorm(word + position + type 0) */
+/* x [N,C] = LayerNorm(word + type 0 + position) */
 static void embed(const Model *m, const Batch *b, float *x) {
     const size_t C = m->size[LETTER_C];
-    for (size_t n = 0; n < b->N; n++) embedding_sum(x + n * C, m->wte + b->id[n] * C, m->wpe + b->position[n] * C, m->wye, C);
+    for (size_t n = 0; n < b->N; n++) embedding_sum(x + n * C, m->wte + b->id[n] * C, m->wye, m->wpe + b->position[n] * C, C);
     layernorm(x, x, m->ln_g, m->ln_b, m->eps, b->N, C);
 }
 
@@ -408,18 +410,31 @@ static void result_free(Result *r) {
 
 static bool same(const Bytes *a, const char *text, size_t len) { return a->len == len && (len == 0 || memcmp(a->at, text, len) == 0); }
 
+/* The first place at or after `from` where `what` (not empty) stands in text, or text->len. */
+static size_t find(const Bytes *text, size_t from, const char *what, size_t len) {
+    while (len <= text->len && from <= text->len - len) {
+        const char *at = memchr(text->at + from, what[0], text->len - len - from + 1);
+        if (!at) break;
+        if (memcmp(at, what, len) == 0) return (size_t)(at - text->at);
+        from = (size_t)(at - text->at) + 1;
+    }
+    return text->len;
+}
+
 /* str.replace(what, with), an empty `what` standing between all characters. */
 static void replace(Bytes *text, const Bytes *what, const Bytes *with) {
+    size_t at = what->len ? find(text, 0, what->at, what->len) : 0, done = 0;
+    if (what->len && at == text->len) return;
     Bytes out = {0};
-    for (size_t i = 0; i < text->len;) {
-        const size_t step = (unsigned char)text->at[i] < 0xC0 ? 1 : (unsigned char)text->at[i] < 0xE0 ? 2 : (unsigned char)text->at[i] < 0xF0 ? 3 : 4;
-        const bool here = what->len <= text->len - i && memcmp(text->at + i, what->len ? what->at : "", what->len) == 0;
-        if (here) bytes_add(&out, with->at, with->len);
-        if (!here || what->len == 0) bytes_add(&out, text->at + i, step);
-        i += here && what->len ? what->len : step;
+    while (at < text->len) {
+        const unsigned char lead = (unsigned char)text->at[at];
+        bytes_add(&out, text->at + done, at - done);
+        bytes_add(&out, with->at, with->len);
+        done = at + what->len;
+        at = what->len ? find(text, done, what->at, what->len) : at + (lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4);
     }
+    bytes_add(&out, text->len > done ? text->at + done : "", text->len - done);
     if (what->len == 0) bytes_add(&out, with->at, with->len);
-    bytes_add(&out, "", 0);
     bytes_free(text);
     *text = out;
 }
@@ -656,7 +671,7 @@ static bool count_tokens(const Tokenizer *counter, const Bytes *text, size_t *n,
 static Slice piece_string(const Tokenizer *t, const Bytes *text, const Pieces *p, size_t i) {
     const Slice s = pieces_string(p, t, i);
     const size_t len = p->end[i] - p->start[i];
-    if (len > s.len && memcmp(text->at + p->end[i] - s.len, s.at, s.len) == 0) return (Slice){text->at + p->start[i], len};
+    if (len > s.len && (int64_t)p->id[i] == tokenizer_special(t, "mask")) return (Slice){text->at + p->start[i], len};
     return s;
 }
 
@@ -792,6 +807,7 @@ static bool choose_words(const Job *job, Words *words, double reduce_rate, bool 
 
 /* "word label", joined by word_sep; XLM-R's words without their leading U+2581. */
 static void add_label(const Job *job, Bytes *labels, bool *any, Slice word, bool kept) {
+    if (!job->r->return_word_label) return;
     if (*any) bytes_add(labels, job->r->word_sep.at, job->r->word_sep.len);
     *any = true;
     bytes_add(labels, word.at, word.len);
