@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,7 +159,7 @@ static void model_close(Model *m) {
     *m = (Model){0};
 }
 
-/* The tokenizer, with [NEW0]..[NEW99] behind the vocabulary as the package adds them. */
+/* The tokenizer, and where the rows of [NEW0]..[NEW99] begin. */
 static bool open_tokenizer(Model *m, Error *err) {
     const char *base = weights_meta(m->weights, "new_token_base");
     double first;
@@ -167,11 +168,6 @@ static bool open_tokenizer(Model *m, Error *err) {
     if (!base || !cli_number(base, strlen(base), &first) || !(first >= 0 && first + NEW_TOKENS <= (double)m->size[LETTER_V]))
         return fail(err, BAD_MODEL, "%s: lacks the %d rows of [NEW0]..[NEW%d]; export the model again with export.py", weights_path(m->weights), NEW_TOKENS, NEW_TOKENS - 1);
     m->new_token_base = (uint32_t)first;
-    for (uint32_t i = 0; i < NEW_TOKENS; i++) {
-        char name[16];
-        int len = snprintf(name, sizeof name, "[NEW%lu]", (unsigned long)i);
-        tokenizer_add(m->tokenizer, name, (size_t)len, m->new_token_base + i);
-    }
     if (tokenizer_size(m->tokenizer) > m->size[LETTER_V])
         return fail(err, BAD_MODEL, "%s: the tokenizer has %zu pieces, the embedding %zu rows; export the model again", weights_path(m->weights),
                     tokenizer_size(m->tokenizer), m->size[LETTER_V]);
@@ -193,6 +189,15 @@ static bool model_open(Model *m, const char *path, Error *err) {
     ok = ok && open_tokenizer(m, err);
     if (!ok) model_close(m);
     return ok;
+}
+
+/* What the package does before it compresses: [NEW0]..[NEW99] become pieces. */
+static void add_new_tokens(Model *m) {
+    for (uint32_t i = 0; m->tokenizer && i < NEW_TOKENS; i++) {
+        char name[16];
+        int len = snprintf(name, sizeof name, "[NEW%lu]", (unsigned long)i);
+        tokenizer_add(m->tokenizer, name, (size_t)len, m->new_token_base + i);
+    }
 }
 
 /* ==== the encoder =================================================================================================================
@@ -1063,7 +1068,6 @@ static void default_ends(Request *r) {
 /* {"id": ..., "context": ..., keyword: ...} */
 static bool read_request(const Json *j, Request *r, Error *err) {
     if (j->type != JSON_OBJECT) return fail(err, BAD_INPUT, "a request is a JSON object, not %s", json_type_name(j->type));
-    default_ends(r);
     for (size_t i = 0; i < j->len; i++) {
         size_t k = 0;
         if (strcmp(j->key[i], "id") == 0 || strcmp(j->key[i], "context") == 0) continue;
@@ -1198,10 +1202,24 @@ static bool next_line(FILE *f, Bytes *line) {
     return c != EOF || line->len > 0;
 }
 
-/* One line of requests -> one line of results. */
-static bool answer_line(const Model *m, const Tokenizer *counter, const Bytes *line, Bytes *out) {
+/* A request of its own with the same keywords, no context. */
+static Request request_copy(const Request *from) {
+    Request r = *from;
+    r.context = r.force_context_ids = r.force_tokens = r.chunk_end_tokens = (Texts){0};
+    r.word_sep = r.label_sep = r.token_to_word = (Bytes){0};
+    texts_copy(&r.force_context_ids, &from->force_context_ids);
+    texts_copy(&r.force_tokens, &from->force_tokens);
+    texts_copy(&r.chunk_end_tokens, &from->chunk_end_tokens);
+    bytes_set(&r.word_sep, from->word_sep.at, from->word_sep.len);
+    bytes_set(&r.label_sep, from->label_sep.at, from->label_sep.len);
+    bytes_set(&r.token_to_word, from->token_to_word.at, from->token_to_word.len);
+    return r;
+}
+
+/* One line of requests -> one line of results. The command line's options hold where the line says nothing. */
+static bool answer_line(const Model *m, const Tokenizer *counter, const Request *options, const Bytes *line, Bytes *out) {
     Json j = {0};
-    Request r = request_new();
+    Request r = request_copy(options);
     Result result = {0};
     Error err;
     const bool parsed = json_parse(line->at ? line->at : "", line->len, &j, &err);
@@ -1228,7 +1246,7 @@ static bool answer_line(const Model *m, const Tokenizer *counter, const Bytes *l
     return ok;
 }
 
-static bool compress_lines(const Common *c, const Model *m, const Tokenizer *counter) {
+static bool compress_lines(const Common *c, const Model *m, const Tokenizer *counter, const Request *options) {
     const char *path = c->file.n ? c->file.at[0].at : "-";
     if (c->file.n > 1) return fail(c->err, BAD_USAGE, "--jsonl reads one file or standard input, not %zu files", c->file.n);
     FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
@@ -1240,7 +1258,7 @@ static bool compress_lines(const Common *c, const Model *m, const Tokenizer *cou
         lines++;
         if (strspn(line.at ? line.at : "", " \t\r") == line.len) continue;
         out.len = 0;
-        bad += !answer_line(m, counter, &line, &out);
+        bad += !answer_line(m, counter, options, &line, &out);
         ok = print(&out, c->err);
     }
     if (ok && ferror(f)) ok = fail(c->err, BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(errno));
@@ -1255,7 +1273,6 @@ static bool compress_files(const Common *c, const Model *m, const Tokenizer *cou
     Result result = {0};
     Bytes out = {0};
     bool ok = true;
-    default_ends(r);
     for (size_t i = 0; ok && i < (c->file.n ? c->file.n : 1); i++) {
         Bytes text = {0};
         ok = read_text(c->file.n ? c->file.at[i].at : "-", &text, c->err);
@@ -1328,8 +1345,10 @@ static bool command_compress(Common *c, int argc, char **argv) {
         Model m = {0};
         Weights *w = NULL;
         Tokenizer *counter = NULL;
+        default_ends(&r);
         ok = open_default(c, &m) && open_counter(c, &w, &counter);
-        ok = ok && (jsonl ? compress_lines(c, &m, counter) : compress_files(c, &m, counter, &r));
+        if (ok) add_new_tokens(&m);
+        ok = ok && (jsonl ? compress_lines(c, &m, counter, &r) : compress_files(c, &m, counter, &r));
         tokenizer_close(counter);
         weights_close(w);
         model_close(&m);
@@ -1409,21 +1428,22 @@ static bool command_classify(Common *c, int argc, char **argv) {
     return ok;
 }
 
-static void put_pieces(const Tokenizer *t, const Pieces *p, bool json, Bytes *out) {
+/* Strings as the reference's tokenize() gives them. */
+static void put_pieces(const Tokenizer *t, const Bytes *text, const Pieces *p, bool json, Bytes *out) {
     for (size_t i = 0; !json && i < p->n; i++) {
-        size_t len;
-        const char *piece = tokenizer_piece(t, p->id[i], &len);
-        bytes_printf(out, "%lu\t%zu\t%zu\t%.*s\n", (unsigned long)p->id[i], p->start[i], p->end[i], (int)len, piece ? piece : "");
+        const Slice piece = piece_string(t, text, p, i);
+        bytes_printf(out, "%lu\t%zu\t%zu\t", (unsigned long)p->id[i], p->start[i], p->end[i]);
+        bytes_add(out, piece.at, piece.len);
+        bytes_add(out, "\n", 1);
     }
     if (!json) return;
     bytes_text(out, "{\"ids\": [");
     for (size_t i = 0; i < p->n; i++) bytes_printf(out, "%s%lu", i ? ", " : "", (unsigned long)p->id[i]);
     bytes_text(out, "], \"pieces\": [");
     for (size_t i = 0; i < p->n; i++) {
-        size_t len;
-        const char *piece = tokenizer_piece(t, p->id[i], &len);
+        const Slice piece = piece_string(t, text, p, i);
         if (i) bytes_text(out, ", ");
-        json_put_string(out, piece ? piece : "", piece ? len : 0);
+        json_put_string(out, piece.at, piece.len);
     }
     bytes_text(out, "], \"offsets\": [");
     for (size_t i = 0; i < p->n; i++) bytes_printf(out, "%s[%zu, %zu]", i ? ", " : "", p->start[i], p->end[i]);
@@ -1434,7 +1454,7 @@ static bool command_tokenize(Common *c, int argc, char **argv) {
     Bytes vocab = {0}, text = {0}, path = {0}, out = {0};
     bool done = false;
     const CliOption own[] = {{"-m, model", "FILE", CLI_TEXT, &c->model, 0, 0, "any exported model (default: the embedded one)"},
-                             {"vocab", "cl100k_base", CLI_TEXT, &vocab, 0, 0, "the counting vocabulary instead of a model's"}};
+                             {"vocab", "cl100k_base", CLI_TEXT, &vocab, 0, 0, "the counting vocabulary instead of a model's; text is only text"}};
     Weights *w = NULL;
     Tokenizer *t = NULL;
     Pieces p = {0};
@@ -1446,8 +1466,8 @@ static bool command_tokenize(Common *c, int argc, char **argv) {
         if (vocab.at || !c->model.len) models_path(c, vocab.at ? "cl100k_base.safetensors" : "default.safetensors", &path);
         else bytes_add(&path, c->model.at, c->model.len);
         ok = open_tokenizer_file(path.at, &w, &t, c->err) && read_text(c->file.n ? c->file.at[0].at : "-", &text, c->err) &&
-             tokenizer_encode(t, text.at, text.len, TOK_ADDED, &p, c->err);
-        if (ok) put_pieces(t, &p, c->json, &out);
+             tokenizer_encode(t, text.at, text.len, vocab.at ? TOK_PLAIN : TOK_ADDED, &p, c->err);
+        if (ok) put_pieces(t, &text, &p, c->json, &out);
         ok = ok && print(&out, c->err);
     }
     pieces_free(&p);
@@ -1530,6 +1550,7 @@ int main(int argc, char **argv) {
     Bytes help = {0};
     size_t i = 0;
     bool ok;
+    signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of writing, with a message and exit code 4 */
     put_commands(&help);
     while (argc > 1 && i < sizeof commands / sizeof *commands && strcmp(argv[1], commands[i].name)) i++;
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) ok = print(&help, &err);
