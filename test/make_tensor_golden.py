@@ -1,7 +1,7 @@
 """Golden cases of tensor.c's operations, from exact rationals and IEEE float64 (which Python's floats are). Standard library alone.
 
 usage: python3 test/make_tensor_golden.py > test/golden/tensor.txt
-A case: operation, arithmetic, N, C, O, what a wrong implementation it detects does; then the operands and the result as float32 bits, "-" for none."""
+A case, after a comment: operation, arithmetic, N, C, O, what a wrong implementation it detects does; then the operands and the result as float32 bits, "-" for none."""
 import math
 import random
 import struct
@@ -63,7 +63,7 @@ def rmsnorm(arithmetic, x, g, C):
 
 
 def show(op, arithmetic, N, C, O, detects, x, w, b, y):
-    print("case %s %s %d %d %d %s" % (op, arithmetic, N, C, O, detects))
+    print("# detects: %s\ncase %s %s %d %d %d %s" % (detects.replace("_", " "), op, arithmetic, N, C, O, detects))
     for name, values in (("x", x), ("w", w), ("b", b), ("y", y)):
         print(name, " ".join("%08x" % bits(v) for v in values) if values else "-")
 
