@@ -128,7 +128,9 @@ static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
 static size_t round_up(size_t a, size_t b) { return divide_up(a, b) * b; }
 
 /* Waking threads takes as long as some ten thousand steps of work. */
+#if defined(_OPENMP)
 static bool worth_threads(size_t steps) { return steps > 1 << 14; }
+#endif
 
 /* Scratch memory of at least this many bytes, aligned to a page, kept from call to call (fresh pages cost more than packing). */
 static void *workspace(size_t bytes) {
