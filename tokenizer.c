@@ -45,6 +45,7 @@ struct Tokenizer {
     const unsigned char *merges; /* BPE: hash table of [merge_slots][left, right, rank, merged]; NULL: a merge's rank is the merged piece's id */
     size_t merge_slots;
     BpeSplit split;
+    bool trim_offsets; /* BPE: a piece's source leaves out the blanks around it */
     bool lowercase, strip_accents, clean_up; /* WordPiece */
     bool split_white_space;                  /* unigram: all white space ends a word, not the blank alone */
     uint32_t continuation; /* WordPiece: the node reached by "##" */
@@ -146,6 +147,7 @@ static bool read_settings(Tokenizer *t, const Json *j, const char *path, Error *
     t->lowercase = json_flag(j, "lowercase");
     t->strip_accents = json_flag(j, "strip_accents");
     t->clean_up = json_flag(j, "clean_up");
+    t->trim_offsets = json_flag(j, "trim_offsets");
     t->split_white_space = json_flag(j, "split_white_space");
     t->split = split && split->type == JSON_STRING && strcmp(split->text, "cl100k") == 0 ? SPLIT_CL100K : SPLIT_GPT2;
     for (size_t r = 0; r < ROLES; r++) t->role[r] = json_size(json_get(special, roles[r]), UINT32_MAX - 1, &id) ? (int64_t)id : -1;
@@ -376,6 +378,10 @@ typedef struct {
     char *at;
     size_t *start, *end;
     size_t len, cap, chars;
+    /* unigram: normalised characters so far, how many of them up to the last that is no white space, how many to take */
+    size_t seen, solid, limit;
+    bool blank, strip; /* unigram: a blank came before; white space that is no blank has come */
+    size_t blank_start, blank_end;
     /* scratch of Viterbi and of BPE, kept from word to word */
     double *score;
     size_t *from;
@@ -585,67 +591,124 @@ static void end_unigram(Encoder *e) {
     e->len = e->chars = 0;
 }
 
-/* Normalised text, all of it from source [start,end): blanks end a word, each word begins with U+2581. */
-static void unigram_chars(Encoder *e, const char *text, size_t len, size_t start, size_t end) {
-    for (size_t i = 0, n; i < len; i += n) {
-        uint32_t code;
-        n = utf8_decode(text + i, len - i, &code);
-        if (n == 0) return; /* a damaged map */
-        if (code == ' ' || (e->t->split_white_space && (unicode_flags(code) & UNICODE_SPACE))) {
-            end_unigram(e);
-            continue;
+/* One normalised character from source [start,end): blanks end a word, each word begins with U+2581, which comes from the blank before it
+ * where the blank alone splits, else from the word's first character. */
+static void unigram_char(Encoder *e, const char *text, size_t n, uint32_t code, size_t start, size_t end) {
+    const bool white = code == ' ' || (unicode_flags(code) & UNICODE_SPACE);
+    if (e->seen++ == e->limit) e->seen = e->limit;
+    if (e->seen == e->limit) return;
+    if (!white) e->solid = e->seen;
+    if (code == ' ' || (white && e->t->split_white_space)) {
+        end_unigram(e);
+        e->blank = !e->t->split_white_space;
+        e->blank_start = start;
+        e->blank_end = end;
+        return;
+    }
+    if (white) e->strip = true;
+    if (e->blank) append_code(e, SPACE_MARK, e->blank_start, e->blank_end);
+    e->blank = false;
+    if (code == SPACE_MARK) end_unigram(e);
+    else if (e->len == 0) append_code(e, SPACE_MARK, start, end);
+    append(e, text, n, start, end);
+}
+
+/* The source characters of text become the characters of `to`, one for one as far as both go; what is left over of `to` counts as coming from the
+ * last of them. */
+static void unigram_replace(Encoder *e, const char *text, size_t len, size_t base, const char *to, size_t to_len) {
+    size_t at = 0, size = char_length((unsigned char)text[0]), n;
+    uint32_t code;
+    for (size_t i = 0; i < to_len && (n = utf8_decode(to + i, to_len - i, &code)) > 0; i += n) {
+        unigram_char(e, to + i, n, code, base + at, base + at + size);
+        if (at + size < len) {
+            at += size;
+            size = char_length((unsigned char)text[at]);
         }
-        if (code == SPACE_MARK) end_unigram(e);
-        else if (e->len == 0) append_code(e, SPACE_MARK, start, start);
-        append(e, text + i, n, start, end);
     }
 }
 
-static void unigram_normalise(Encoder *e, const char *text, size_t len, size_t start) {
-    const char *to;
-    size_t to_len;
-    if (charsmap_find(e->t, text, len, &to, &to_len)) unigram_chars(e, to, to_len, start, start + len);
-    else unigram_chars(e, text, len, start, start + len);
+/* Whether a grapheme cluster goes on between a character and the next one (UAX #29). */
+typedef struct {
+    UnicodeCluster last;
+    bool pictograph; /* a pictograph and what extends it came before last */
+    bool conjunct, linked; /* an Indic consonant and what extends it, with a linker among it */
+} Cluster;
+
+static bool is_extending(UnicodeCluster c) {
+    return c == CLUSTER_EXTEND || c == CLUSTER_MARK || c == CLUSTER_ZWJ || c == CLUSTER_SPACING || c == CLUSTER_LINKER;
 }
 
-/* White space other than the blank is part of a word, but not at the end of the text. */
-static void strip_right(Encoder *e) {
-    enum { MARK = 3 }; /* bytes of U+2581 */
-    while (e->len > MARK) {
-        size_t i = e->len - 1;
-        uint32_t code;
-        while (((unsigned char)e->at[i] & 0xC0) == 0x80) i--;
-        utf8_decode(e->at + i, e->len - i, &code);
-        if (!(unicode_flags(code) & UNICODE_SPACE)) return;
-        e->len = i == MARK ? 0 : i;
+static bool cluster_goes_on(const Cluster *c, UnicodeCluster next) {
+    const UnicodeCluster last = c->last;
+    if (last == CLUSTER_CONTROL || next == CLUSTER_CONTROL) return false;
+    if (is_extending(next) || last == CLUSTER_PREPEND) return true;
+    if (last == CLUSTER_L) return next == CLUSTER_L || next == CLUSTER_V || next == CLUSTER_LV || next == CLUSTER_LVT;
+    if (last == CLUSTER_LV || last == CLUSTER_V) return next == CLUSTER_V || next == CLUSTER_T;
+    if (last == CLUSTER_LVT || last == CLUSTER_T) return next == CLUSTER_T;
+    if (next == CLUSTER_PICTOGRAPH) return c->pictograph && last == CLUSTER_ZWJ;
+    return next == CLUSTER_CONSONANT && c->linked;
+}
+
+static void cluster_step(Cluster *c, UnicodeCluster next) {
+    const bool joins = next == CLUSTER_EXTEND || next == CLUSTER_ZWJ || next == CLUSTER_LINKER;
+    c->pictograph = next == CLUSTER_PICTOGRAPH || (c->pictograph && (joins || next == CLUSTER_MARK));
+    c->conjunct = next == CLUSTER_CONSONANT || (c->conjunct && joins);
+    c->linked = c->conjunct && next != CLUSTER_CONSONANT && (c->linked || next == CLUSTER_LINKER);
+    c->last = next;
+}
+
+/* The bytes of the grapheme cluster at i. */
+static size_t cluster_length(const char *text, size_t len, size_t i) {
+    Cluster c = {0};
+    uint32_t code;
+    const unsigned char first = (unsigned char)text[i];
+    if (first >= ' ' && first < 0x7F && (i + 1 == len || (unsigned char)text[i + 1] < 0x80)) return 1; /* nothing ASCII extends ASCII */
+    if (first == '\r' && i + 1 < len && text[i + 1] == '\n') return 2;
+    size_t end = i + utf8_decode(text + i, len - i, &code);
+    cluster_step(&c, unicode_cluster(code));
+    while (end < len) {
+        const size_t n = utf8_decode(text + end, len - end, &code);
+        const UnicodeCluster next = unicode_cluster(code);
+        if (!cluster_goes_on(&c, next)) break;
+        cluster_step(&c, next);
+        end += n;
     }
+    return end - i;
 }
 
 /* The reference looks a grapheme cluster of at most 5 bytes up as a whole first, then, as for longer ones, each character. */
-static void encode_unigram(Encoder *e, const char *text, size_t len, size_t base) {
-    for (size_t i = 0; i < len;) {
-        size_t n = char_length((unsigned char)text[i]), cluster = n;
-        uint32_t code;
-        const char *to;
-        size_t to_len;
-        utf8_decode(text + i, len - i, &code);
-        const bool separator = code == 0x2028 || code == 0x2029 || code < 0x20; /* nothing extends these, or other control characters */
-        const bool control = separator || ((unicode_flags(code) & UNICODE_CONTROL) && !unicode_extends(code));
-        while (!control && i + cluster < len && (unsigned char)text[i + cluster] >= 0x80) {
-            size_t m = utf8_decode(text + i + cluster, len - i - cluster, &code);
-            if (!unicode_extends(code)) break;
-            cluster += m;
+static void unigram_text(Encoder *e, const char *text, size_t len, size_t base) {
+    const char *to;
+    size_t to_len;
+    for (size_t i = 0, size; i < len; i += size) {
+        size = cluster_length(text, len, i);
+        if (size < 6 && charsmap_find(e->t, text + i, size, &to, &to_len)) {
+            unigram_replace(e, text + i, size, base + i, to, to_len);
+            continue;
         }
-        if (cluster > n && cluster < 6 && charsmap_find(e->t, text + i, cluster, &to, &to_len)) unigram_chars(e, to, to_len, base + i, base + i + cluster);
-        else
-            for (size_t j = 0, m; j < cluster; j += m) {
-                m = char_length((unsigned char)text[i + j]);
-                unigram_normalise(e, text + i + j, m, base + i + j);
-            }
-        i += cluster;
+        for (size_t j = i, n; j < i + size; j += n) {
+            n = char_length((unsigned char)text[j]);
+            if (!charsmap_find(e->t, text + j, n, &to, &to_len)) to = text + j, to_len = n;
+            unigram_replace(e, text + j, n, base + j, to, to_len);
+        }
     }
-    if (!e->t->split_white_space) strip_right(e);
     end_unigram(e);
+}
+
+/* Where only the blank splits, other white space is part of a word, but not at the end of the text: there we stop short, the second time. */
+static void encode_unigram(Encoder *e, const char *text, size_t len, size_t base) {
+    const size_t before = e->out->n;
+    e->limit = SIZE_MAX;
+    e->blank = e->strip = false;
+    e->seen = e->solid = 0;
+    unigram_text(e, text, len, base);
+    if (!e->strip || e->solid == e->seen) return;
+    e->out->n = before;
+    drop_unknown(e->out);
+    e->limit = e->solid + 1;
+    e->blank = false;
+    e->seen = 0;
+    unigram_text(e, text, len, base);
 }
 
 /* ---- byte-level BPE: pre-tokenizers by hand, merges by rank ---- */
@@ -671,6 +734,17 @@ static uint32_t merge_rank(const Tokenizer *t, uint32_t a, uint32_t b, const cha
         }
     }
     return NO_RANK;
+}
+
+/* A piece of bytes [start,end) of the text comes from the whole characters that these touch. */
+static void push_bytes(Encoder *e, uint32_t id, const char *text, size_t len, size_t base, size_t start, size_t end) {
+    if (e->t->trim_offsets)
+        while (start < end && text[start] == ' ') start++;
+    if (e->t->trim_offsets)
+        while (end > start && text[end - 1] == ' ') end--;
+    while (((unsigned char)text[start < len ? start : 0] & 0xC0) == 0x80) start--;
+    while (end < len && ((unsigned char)text[end] & 0xC0) == 0x80) end++;
+    push(e->out, id, base + start, base + end);
 }
 
 static uint32_t byte_piece(const Tokenizer *t, char c) { return node_value(t, t->root[(unsigned char)c]) - 1; }
@@ -699,7 +773,7 @@ static void bpe_short(Encoder *e, const char *text, size_t len, size_t base) {
         }
         if (best > 0) rank[best - 1] = merge_rank(e->t, id[best - 1], id[best], text + start[best - 1], start[best + 1] - start[best - 1], &merged[best - 1]);
     }
-    for (size_t i = 0; i < n; i++) push(e->out, id[i], base + start[i], base + start[i + 1]);
+    for (size_t i = 0; i < n; i++) push_bytes(e, id[i], text, len, base, start[i], start[i + 1]);
 }
 
 /* Long words: a heap of neighbours by (rank, position) and a doubly linked list of pieces; n log n. A popped neighbour whose pieces have
@@ -773,7 +847,7 @@ static void bpe_long(Encoder *e, const char *text, size_t len, size_t base) {
         offer(e->t, &h, &c, text, len, i);
         if (i) offer(e->t, &h, &c, text, len, c.last[i]);
     }
-    for (size_t i = 0; i < len; i = c.next[i]) push(e->out, c.id[i], base + i, base + c.next[i]);
+    for (size_t i = 0; i < len; i = c.next[i]) push_bytes(e, c.id[i], text, len, base, i, c.next[i]);
     free(h.item);
     free(c.id);
     free(c.next);
@@ -782,7 +856,7 @@ static void bpe_long(Encoder *e, const char *text, size_t len, size_t base) {
 
 static void bpe_word(Encoder *e, const char *text, size_t len, size_t base) {
     uint32_t whole = e->t->merges && len > 1 ? 0 : lookup(e->t, text, len);
-    if (whole) push(e->out, whole - 1, base, base + len);
+    if (whole) push_bytes(e, whole - 1, text, len, base, 0, len);
     else if (len <= SHORT_WORD) bpe_short(e, text, len, base);
     else bpe_long(e, text, len, base);
 }

@@ -23,7 +23,13 @@ unsigned unicode_flags(uint32_t code);
 const uint32_t *unicode_lower(uint32_t code, size_t *len);
 const uint32_t *unicode_nfd(uint32_t code, size_t *len);
 
-/* True if this code point extends the grapheme cluster it follows (Extend, SpacingMark, ZWJ). */
-bool unicode_extends(uint32_t code);
+/* What decides where grapheme clusters end (UAX #29): control characters; marks that extend a cluster: EXTEND, in Indic conjuncts too, MARK, not
+ * there, ZWJ, SPACING and LINKER; PREPEND; emoji; Indic consonants; Hangul L, V, T, LV, LVT. Regional indicators are OTHER: no use of ours
+ * depends on their pairing. */
+typedef enum {
+    CLUSTER_OTHER, CLUSTER_CONTROL, CLUSTER_EXTEND, CLUSTER_MARK, CLUSTER_ZWJ, CLUSTER_SPACING, CLUSTER_PREPEND, CLUSTER_PICTOGRAPH, CLUSTER_CONSONANT,
+    CLUSTER_LINKER, CLUSTER_L, CLUSTER_V, CLUSTER_T, CLUSTER_LV, CLUSTER_LVT
+} UnicodeCluster;
+UnicodeCluster unicode_cluster(uint32_t code);
 
 #endif

@@ -1,6 +1,7 @@
 """unicode.c: what the tokenizers need to know of each code point, found by asking the reference libraries themselves, one code point at a time,
-so that their Unicode version is ours. usage: python3 test/make_unicode.py > unicode.c      needs tokenizers, tiktoken; Python for \\w and \\d
+so that their Unicode version is ours. usage: python3 test/make_unicode.py > unicode.c      needs tokenizers, regex; Python for \\w and \\d
 """
+import struct
 import sys
 import unicodedata
 
@@ -51,15 +52,33 @@ def maps():
     return lowered, decomposed
 
 
+CLUSTERS = ["OTHER", "CONTROL", "EXTEND", "MARK", "ZWJ", "SPACING", "PREPEND", "PICTOGRAPH", "CONSONANT", "LINKER", "L", "V", "T"]
+
+
 def clusters():
-    """Code points that extend the grapheme cluster before them, seen through XLM-R's normalisation, which looks up clusters of at most 5 bytes
-    whole: a two-byte one is swallowed by U+00AA, a longer one keeps E and U+0308 apart."""
-    import base64, json, os
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "shared", "assets", "xlmr-tokenizer", "tokenizer.rebuilt.json")
-    charsmap = json.load(open(path, encoding="utf-8"))["normalizer"]["normalizers"][0]["precompiled_charsmap"]
-    precompiled = normalizers.Precompiled(base64.b64decode(charsmap))
-    two = {c for c in ALL if 0x80 <= c < 0x800 and precompiled.normalize_str("\u00aa" + chr(c)) == "a" and precompiled.normalize_str("x" + chr(c)) != "x"}
-    return two | {c for c in ALL if c >= 0x800 and precompiled.normalize_str("E\u0308" + chr(c)).startswith("E\u0308")}
+    """{code point: class} for grapheme clusters, from the package regex, corrected and checked by asking `tokenizers`: a normalisation map whose keys
+    are all single bytes turns each cluster of at most 5 bytes into one Y, so that Y counts clusters."""
+    import regex
+    kinds = (("CONTROL", r"[\p{GCB=Control}\r\n]"), ("LINKER", r"\p{InCB=Linker}"), ("ZWJ", "\u200d"), ("EXTEND", r"\p{InCB=Extend}"), ("MARK", r"\p{GCB=Extend}"),
+             ("SPACING", r"\p{GCB=SpacingMark}"), ("PREPEND", r"\p{GCB=Prepend}"), ("PICTOGRAPH", r"\p{Extended_Pictographic}"),
+             ("CONSONANT", r"\p{InCB=Consonant}"), ("L", r"\p{GCB=L}"), ("V", r"\p{GCB=V}"), ("T", r"\p{GCB=T}"))
+    out = {}
+    for name, pattern in kinds:
+        for c in ALL:
+            if c not in out and regex.match(pattern, chr(c)):
+                out[c] = CLUSTERS.index(name)
+    unit = lambda label, at, to, leaf: label | (at ^ to) << 10 | leaf << 8
+    units = [unit(0, 0, 256, 0)] + [0] * 255 + [unit(at ^ 256, at, 512, 1) for at in range(256, 512)] + [1 << 31] + [0] * 255
+    y = normalizers.Precompiled(struct.pack("<I", 4 * len(units)) + struct.pack("<%dI" % len(units), *units) + b"Y\0")
+    extends = {CLUSTERS.index(n) for n in ("EXTEND", "MARK", "ZWJ", "SPACING", "LINKER")}
+    for c in ALL:
+        if not 0 < c:
+            continue
+        after, before = y.normalize_str("a" + chr(c)) == "Y", y.normalize_str(chr(c) + "a") == "Y"
+        if after != (out.get(c) in extends) or before != (out.get(c) == CLUSTERS.index("PREPEND")):
+            sys.stderr.write("U+%04X: class %s of regex is not that of tokenizers (%d %d)\n" % (c, CLUSTERS[out.get(c, 0)], after, before))
+            out[c] = CLUSTERS.index("EXTEND" if after else "PREPEND" if before else "OTHER")
+    return out
 
 
 def ranges(numbers):
@@ -108,7 +127,11 @@ def main():
     array("static const uint8_t", "block_flags", [f for b in blocks for f in b], 32)
     mapping("lower", lowered)
     mapping("nfd", decomposed)
-    array("static const uint32_t", "extend", [n for r in ranges(clusters()) for n in r], 16)
+    found = clusters()
+    spans = []
+    for kind in sorted(set(found.values())):
+        spans += [(low, high, kind) for low, high in ranges(c for c in found if found[c] == kind)]
+    array("static const uint32_t", "cluster", [n for span in sorted(spans) for n in span], 15)
     print("""unsigned unicode_flags(uint32_t code) {
     return code < 0x110000 ? block_flags[(size_t)block_index[code >> 8] * 256 + (code & 255)] : 0;
 }
@@ -135,14 +158,15 @@ const uint32_t *unicode_nfd(uint32_t code, size_t *len) {
     return replacement(nfd_key, nfd_end, nfd_text, sizeof nfd_key / sizeof *nfd_key, code, len);
 }
 
-bool unicode_extends(uint32_t code) {
-    size_t low = 0, high = sizeof extend / sizeof *extend / 2; /* pairs first, last */
+UnicodeCluster unicode_cluster(uint32_t code) {
+    if (code >= 0xAC00 && code <= 0xD7A3) return (code - 0xAC00) % 28 ? CLUSTER_LVT : CLUSTER_LV;
+    size_t low = 0, high = sizeof cluster / sizeof *cluster / 3; /* triples first, last, class */
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (extend[2 * middle + 1] < code) low = middle + 1;
+        if (cluster[3 * middle + 1] < code) low = middle + 1;
         else high = middle;
     }
-    return low < sizeof extend / sizeof *extend / 2 && extend[2 * low] <= code;
+    return low < sizeof cluster / sizeof *cluster / 3 && cluster[3 * low] <= code ? (UnicodeCluster)cluster[3 * low + 2] : CLUSTER_OTHER;
 }""")
 
 
