@@ -110,7 +110,7 @@ def unigram(vocabulary, charsmap, added, roles, split_white_space):
     return tensors, {"kind": "unigram", "split_white_space": split_white_space, "added": added, "special": roles}
 
 
-def bpe(pieces, merges, split, added, roles):
+def bpe(pieces, merges, split, added, roles, trim_offsets=False):
     """pieces: byte-level strings by id; merges: [(left, right)] strings, or None where a merge's rank is the merged piece's id."""
     byte_of = {c: b for b, c in byte_characters().items()}
     special = {a["text"] for a in added}
@@ -129,7 +129,7 @@ def bpe(pieces, merges, split, added, roles):
             tensors.update(merge_table([(index[a], index[b], index[a + b]) for a, b in merges]))
         except KeyError as missing:
             raise NotUnderstood("a merge of pieces that the vocabulary lacks (%s)" % missing)
-    return tensors, {"kind": "bpe", "split": split, "added": added, "special": roles}
+    return tensors, {"kind": "bpe", "split": split, "trim_offsets": trim_offsets, "added": added, "special": roles}
 
 
 # ---- files ----
@@ -204,7 +204,8 @@ def from_tokenizer_json(tokenizer, model_type):
             raise NotUnderstood("BPE with byte fallback, dropout or ignored merges")
         merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
         vocabulary = dict(model["vocab"])
-        return bpe(by_id(vocabulary), merges, "gpt2", added, role_ids(lambda c: in_added.get(c, vocabulary.get(c))))
+        trim = bool((tokenizer.get("post_processor") or {}).get("trim_offsets"))
+        return bpe(by_id(vocabulary), merges, "gpt2", added, role_ids(lambda c: in_added.get(c, vocabulary.get(c))), trim)
     raise NotUnderstood("a tokenizer.json with model type %r" % kind)
 
 
@@ -230,9 +231,10 @@ def from_gpt2_files(directory):
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     if any(len(m) != 2 for m in merges):
         raise NotUnderstood("a merges.txt whose lines are not pairs")
-    names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if "<mask>" in vocabulary else ("<|endoftext|>",)  # RoBERTa's, GPT-2's
+    roberta = "<mask>" in vocabulary
+    names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if roberta else ("<|endoftext|>",)
     added = [added_token(n, vocabulary[n], lstrip=n == "<mask>") for n in names if n in vocabulary]
-    return bpe(by_id(vocabulary), merges, "gpt2", added, role_ids(vocabulary.get))
+    return bpe(by_id(vocabulary), merges, "gpt2", added, role_ids(vocabulary.get), trim_offsets=roberta)
 
 
 def protobuf(data):

@@ -150,6 +150,9 @@ enum {
     TILE_ROWS = 6,         /* 6 rows of 4 AVX-512 or 2 AVX2 vectors fill the registers with sums */
     PANEL_BYTES_MAX = 256, /* 4 vectors of 64 bytes */
     PASS_ROWS = 768,       /* rows packed at once: bounds the scratch memory */
+    BLOCK_BYTES = 4096,    /* k of one block, in bytes of a row of x: 6 such rows stay in the first-level cache */
+    STRIP_COLS = 128,      /* columns of one strip: a block of it, 512 KiB, stays in the second-level cache */
+    JOB_STRIPS = 2,        /* strips a thread takes at a time */
     LANES = 32             /* queries of one attention block */
 };
 
@@ -165,22 +168,37 @@ typedef struct {
     const float *x, *w, *b;
     size_t N, C, O;
     size_t block; /* k of one block */
-    size_t strip; /* panels packed together: few pages at a time */
-    size_t range; /* panels of one job */
-    size_t parts; /* jobs that share a range, by rows */
+    size_t strip; /* panels packed together */
+    size_t range; /* panels whose sums wait together between blocks */
+    size_t share; /* panels of one job */
+    size_t parts; /* jobs that share these, by rows */
 } Linear;
 
-/* Many rows: blocks of w that stay in the second-level cache while all rows pass. Few rows: w is read once, as it
+/* Many rows: a strip of w that stays in the second-level cache while all rows pass. Few rows: w is read once, as it
  * lies, a few long streams at a time, so that memory is the only limit. */
 static void linear_plan(Linear *l, size_t number_size) {
     const size_t panel = panel_bytes(isa_level) / number_size, panels = divide_up(l->O, panel), T = (size_t)threads;
     const bool few = l->N <= 2 * TILE_ROWS;
-    l->block = few ? 16 : 1024 / number_size;
-    l->strip = few ? 1 : divide_up(256, panel);
-    const size_t longest = few ? 4096 / panel : l->strip;
-    const size_t groups = min_size(round_up(divide_up(panels, longest), T), panels);
-    l->range = divide_up(panels, groups);
-    l->parts = divide_up(panels, l->range) % T == 0 ? 1 : min_size(T, divide_up(l->N, TILE_ROWS));
+    l->block = few ? 16 : BLOCK_BYTES / number_size;
+    l->strip = few ? 1 : divide_up(STRIP_COLS, panel);
+    l->range = few ? 4096 / panel : l->strip;
+    const size_t groups = min_size(round_up(divide_up(panels, few ? l->range : JOB_STRIPS * l->strip), T), panels);
+    l->share = divide_up(panels, groups);
+    l->range = min_size(l->range, l->share);
+    l->strip = min_size(l->strip, l->range);
+    l->parts = divide_up(panels, l->share) % T == 0 ? 1 : min_size(T, divide_up(l->N, TILE_ROWS));
+}
+
+/* Ask memory for one of `shares` parts of the rows k < K, columns o < O of w that begin at `at`, while something else is computed. */
+static inline void prefetch_share(const float *w, size_t size, size_t at, size_t ldw, size_t K, size_t O, size_t share, size_t shares) {
+#if defined(__GNUC__)
+    enum { LINE = 64 / sizeof *w };
+    for (size_t k = K * share / shares; k < K * (share + 1) / shares; k++)
+        for (size_t o = 0; o < O; o += LINE)
+            if (at + k * ldw + o < size) __builtin_prefetch(w + at + k * ldw + o, 0, 2);
+#else
+    (void)w, (void)size, (void)at, (void)ldw, (void)K, (void)O, (void)share, (void)shares;
+#endif
 }
 
 /* Keys query i of a head attends to: all, or j <= i + (Tk - Tq). */
@@ -255,7 +273,7 @@ static void exp_lanes(float *st, double *Z, const size_t *keys, size_t Tk) {
 
 void linear(float *y, const float *x, const float *w, const float *b, size_t N, size_t C, size_t O) {
     for (size_t n = 0; n < N && O > 0; n += PASS_ROWS) {
-        Linear l = {y + n * O, x + n * C, w, b, min_size(PASS_ROWS, N - n), C, O, 0, 0, 0, 0};
+        Linear l = {y + n * O, x + n * C, w, b, min_size(PASS_ROWS, N - n), C, O, 0, 0, 0, 0, 0};
         linear_plan(&l, math == MATH_FAST ? sizeof(float) : sizeof(double));
         if (math == MATH_FAST) linear_pass_f32(&l);
         else linear_pass_f64(&l);

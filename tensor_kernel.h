@@ -9,17 +9,27 @@
  * inner loop runs over columns, never over k, so every sum is one ascending chain whatever the vector length. Operands are
  * packed first, so that the kernel reads memory in order:
  *
- *   x: tiles of 6 rows, [K][6]         w: panels of NR columns, [K][NR], zeros beyond the matrix
+ *   x: tiles of 6 rows, [6][K]         w: panels of NR columns, [K][NR], zeros beyond the matrix
  *
  * K is cut into blocks so that a panel stays in the cache; the sums wait between blocks in memory, unrounded.
  */
 
 /* ---- packing ---- */
 
-/* out[k,r] = x[r,k]: `rows` rows of K numbers become the columns of out, whose rows have length ld. */
-static void TN(pack_rows)(T *out, size_t ld, const float *x, size_t ldx, size_t rows, size_t K) {
+/* out[r,k] = x[r,k]: `rows` rows of K numbers, one behind the other. */
+ISA_BODY void BODY(pack_rows)(int level, T *restrict out, const float *restrict x, size_t ldx, size_t rows, size_t K) {
+    (void)level;
+    for (size_t r = 0; r < rows; r++) {
+#pragma omp simd
+        for (size_t k = 0; k < K; k++) out[r * K + k] = (T)x[r * ldx + k];
+    }
+}
+ISA_CLONES(TN(pack_rows), (T *out, const float *x, size_t ldx, size_t rows, size_t K), out, x, ldx, rows, K)
+
+/* out[k,r] = x[r,k]: `rows` rows of K numbers become the columns of out [K, LANES]. */
+static void TN(pack_lanes)(T *out, const float *x, size_t ldx, size_t rows, size_t K) {
     for (size_t k = 0; k < K; k++)
-        for (size_t r = 0; r < rows; r++) out[k * ld + r] = (T)x[r * ldx + k];
+        for (size_t r = 0; r < rows; r++) out[k * LANES + r] = (T)x[r * ldx + k];
 }
 
 /* out: panels of [K][NR] from w [K,O], row stride ldw; the last panel, if not full, has panel_width(...) columns. */
@@ -42,10 +52,13 @@ ISA_CLONES(TN(pack_columns), (T *out, const float *w, size_t ldw, size_t K, size
 
 /* ---- the kernel ---- */
 
-/* s[r,j] (+)= S over k of x[k,r] * w[k,j], for r < M, j < NR; M and NR are constants wherever this is inlined. The sums
+/* How x lies: x[r,k] at r*ldx + k (packed rows), or at k*ldx + r (lanes: one column of x per row of the tile). */
+#define X_AT(lanes, ldx, r, k) ((lanes) ? (k) * (ldx) + (r) : (r) * (ldx) + (k))
+
+/* s[r,j] (+)= S over k of x[r,k] * w[k,j], for r < M, j < NR; M, NR, lanes are constants wherever this is inlined. The sums
  * start from +0 if `first`, else from what s holds, and go on as if they had never stopped. */
-ISA_BODY void TN(tile)(int level, const size_t M, const size_t NR, T *restrict s, bool first, const T *restrict x, size_t ldx,
-                       const T *restrict w, size_t ldw, size_t K) {
+ISA_BODY void TN(tile)(int level, const size_t M, const size_t NR, const bool lanes, T *restrict s, bool first, const T *restrict x,
+                       size_t ldx, const T *restrict w, size_t ldw, size_t K) {
     T sum[TILE_ROWS][PANEL_BYTES_MAX / sizeof(T)];
     for (size_t r = 0; r < M; r++) {
 #pragma omp simd
@@ -53,7 +66,7 @@ ISA_BODY void TN(tile)(int level, const size_t M, const size_t NR, T *restrict s
     }
     for (size_t k = 0; k < K; k++)
         for (size_t r = 0; r < M; r++) {
-            const T a = x[k * ldx + r];
+            const T a = x[X_AT(lanes, ldx, r, k)];
 #pragma omp simd
             for (size_t j = 0; j < NR; j++) sum[r][j] = MAC(level, a, w[k * ldw + j], sum[r][j]);
         }
@@ -64,20 +77,30 @@ ISA_BODY void TN(tile)(int level, const size_t M, const size_t NR, T *restrict s
 }
 
 /* The same for `rows` of 1..6 and `cols` of NR, NR/2 or NR/4. */
-ISA_BODY void BODY(multiply)(int level, T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows,
-                                size_t cols) {
-    const size_t NR = panel_bytes(level) / sizeof(T);
-#define ROWS(M)                                                                        \
-    case M:                                                                            \
-        if (cols == NR) TN(tile)(level, M, NR, s, first, x, ldx, w, ldw, K);           \
-        else if (cols == NR / 2) TN(tile)(level, M, NR / 2, s, first, x, ldx, w, ldw, K); \
-        else TN(tile)(level, M, NR / 4, s, first, x, ldx, w, ldw, K);                  \
+#define ROWS(M)                                                                                   \
+    case M:                                                                                       \
+        if (cols == NR) TN(tile)(level, M, NR, LANED, s, first, x, ldx, w, ldw, K);               \
+        else if (cols == NR / 2) TN(tile)(level, M, NR / 2, LANED, s, first, x, ldx, w, ldw, K);  \
+        else TN(tile)(level, M, NR / 4, LANED, s, first, x, ldx, w, ldw, K);                      \
         break;
+ISA_BODY void BODY(multiply)(int level, T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows,
+                             size_t cols) {
+    const size_t NR = panel_bytes(level) / sizeof(T);
+#define LANED false
     switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
-#undef ROWS
+#undef LANED
 }
-ISA_CLONES(TN(multiply),
-           (T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows, size_t cols),
+ISA_BODY void BODY(multiply_lanes)(int level, T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows,
+                                   size_t cols) {
+    const size_t NR = panel_bytes(level) / sizeof(T);
+#define LANED true
+    switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
+#undef LANED
+}
+#undef ROWS
+ISA_CLONES(TN(multiply), (T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows, size_t cols),
+           s, first, x, ldx, w, ldw, K, rows, cols)
+ISA_CLONES(TN(multiply_lanes), (T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows, size_t cols),
            s, first, x, ldx, w, ldw, K, rows, cols)
 
 /* ---- linear ---- */
@@ -99,42 +122,56 @@ ISA_BODY void BODY(finish)(int level, float *restrict y, size_t ldy, const T *re
 ISA_CLONES(TN(finish), (float *y, size_t ldy, const T *s, const float *b, size_t rows, size_t cols, size_t valid),
            y, ldy, s, b, rows, cols, valid)
 
-/* Columns of panels [p0,p1), rows of tiles [t0,t1), of one linear. xp: all of x, packed; scratch: see linear_plan. */
-static void TN(linear_job)(const Linear *l, const T *xp, T *scratch, size_t p0, size_t p1, size_t t0, size_t t1) {
-    const size_t NR = panel_bytes(isa_level) / sizeof(T), C = l->C, O = l->O;
-    T *wp = scratch, *sums = scratch + l->block * l->strip * NR;
-    for (size_t k0 = 0; k0 == 0 || k0 < C; k0 += l->block) {
-        const size_t K = min_size(l->block, C - k0);
-        for (size_t p = p0; p < p1; p++) {
-            const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
-            if ((p - p0) % l->strip == 0) TN(pack_columns)(wp, l->w + k0 * O + j, O, K, min_size(min_size(p1, p + l->strip) * NR, O) - j);
-            const T *panel = wp + (p - p0) % l->strip * K * NR;
-            for (size_t t = t0; t < t1; t++) {
-                const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
-                T *s = sums + ((p - p0) * (t1 - t0) + (t - t0)) * TILE_ROWS * NR;
-                TN(multiply)(s, k0 == 0, xp + n * C + k0 * rows, rows, panel, cols, K, rows, cols);
-                if (k0 + K == C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
+/* Panels [p0,p1), tiles [t0,t1), k in [k0,k0+K): pack w, a strip of panels at a time, and pass every tile over them. next: where in w
+ * the block begins that follows. */
+static void TN(linear_block)(const Linear *l, const T *xp, T *wp, T *sums, size_t p0, size_t p1, size_t t0, size_t t1, size_t k0, size_t K,
+                             size_t next) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O;
+    for (size_t q = p0, end; q < p1; q = end) {
+        end = min_size(q + l->strip, p1);
+        const size_t from = q * NR, to = min_size(end * NR, O);
+        TN(pack_columns)(wp, l->w + k0 * O + from, O, K, to - from);
+        for (size_t t = t0; t < t1; t++) {
+            const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
+            if (t1 - t0 > 2) prefetch_share(l->w, l->C * O, next, O, K, to - from, t - t0, t1 - t0);
+            for (size_t p = q; p < end; p++) {
+                const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
+                T *s = sums + ((t - t0) * (p1 - p0) + (p - p0)) * TILE_ROWS * NR;
+                TN(multiply)(s, k0 == 0, xp + n * l->C + k0 * rows, K, wp + (j - from) * K, cols, K, rows, cols);
+                if (k0 + K == l->C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
             }
         }
     }
 }
 
+/* Panels [p0,p1), tiles [t0,t1) of one linear, `range` panels at a time. xp: all of x, packed; scratch: own of linear_pass. */
+static void TN(linear_job)(const Linear *l, const T *xp, T *scratch, size_t p0, size_t p1, size_t t0, size_t t1) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), C = l->C;
+    for (size_t p = p0; p < p1; p += l->range)
+        for (size_t k0 = 0; k0 == 0 || k0 < C; k0 += l->block) {
+            const size_t K = min_size(l->block, C - k0), end = min_size(p + l->range, p1);
+            TN(linear_block)(l, xp, scratch, scratch + l->block * l->strip * NR, p, end, t0, t1, k0, K,
+                             k0 + K < C ? (k0 + K) * l->O + p * NR : end * NR);
+        }
+}
+
 /* One pass over at most PASS_ROWS rows: pack x, then share tiles and panels out over the threads. */
 static void TN(linear_pass)(const Linear *l) {
     const size_t NR = panel_bytes(isa_level) / sizeof(T), panels = divide_up(l->O, NR), tiles = divide_up(l->N, TILE_ROWS);
-    const size_t groups = divide_up(panels, l->range), parts = l->parts, jobs = groups * parts;
+    const size_t groups = divide_up(panels, l->share), parts = l->parts, jobs = groups * parts;
     const size_t x_size = round_up(l->N * l->C, 1024);
     const size_t own = round_up(l->block * l->strip * NR + l->range * divide_up(tiles, parts) * TILE_ROWS * NR, 1024);
     T *xp = workspace((x_size + own * (size_t)threads) * sizeof(T));
 #pragma omp parallel for num_threads(threads) schedule(static) if (worth_threads(l->N * l->C))
     for (size_t t = 0; t < tiles; t++) {
         const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
-        TN(pack_rows)(xp + n * l->C, rows, l->x + n * l->C, l->C, rows, l->C);
+        for (size_t k0 = 0; k0 < l->C; k0 += l->block)
+            TN(pack_rows)(xp + n * l->C + k0 * rows, l->x + n * l->C + k0, l->C, rows, min_size(l->block, l->C - k0));
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (worth_threads(l->N * l->C * l->O))
     for (size_t job = 0; job < jobs; job++) {
-        const size_t p0 = job / parts * l->range, part = job % parts;
-        TN(linear_job)(l, xp, xp + x_size + own * thread_index(), p0, min_size(p0 + l->range, panels), tiles * part / parts,
+        const size_t p0 = job / parts * l->share, part = job % parts;
+        TN(linear_job)(l, xp, xp + x_size + own * thread_index(), p0, min_size(p0 + l->share, panels), tiles * part / parts,
                        tiles * (part + 1) / parts);
     }
 }
@@ -148,7 +185,7 @@ static void TN(scores)(float *st, const Attention *h, const T *kp, const T *qp, 
     for (size_t j0 = 0; j0 < Tk; j0 += TILE_ROWS) {
         const size_t rows = min_size(TILE_ROWS, h->Tk - j0); /* as packed */
         for (size_t c = 0; c < LANES; c += cols) {
-            TN(multiply)(s, true, kp + j0 * h->D, rows, qp + c, LANES, h->D, rows, cols);
+            TN(multiply)(s, true, kp + j0 * h->D, h->D, qp + c, LANES, h->D, rows, cols);
             for (size_t r = 0; r < min_size(rows, Tk - j0); r++) {
                 float *to = st + (j0 + r) * LANES + c;
                 if (h->bias) {
@@ -182,10 +219,10 @@ static void TN(context)(const Attention *h, const T *pt, const T *vp, T *s, size
         const T *panel = vp + j * h->Tk;
         for (size_t r0 = 0; r0 < lanes; r0 += TILE_ROWS) {
             const size_t rows = min_size(TILE_ROWS, lanes - r0), K = keys_of(h, i0 + r0);
-            TN(multiply)(s, true, pt + r0, LANES, panel, cols, K, rows, cols);
+            TN(multiply_lanes)(s, true, pt + r0, LANES, panel, cols, K, rows, cols);
             for (size_t r = 1; r < rows; r++) { /* a later query may see some keys more */
                 const size_t more = keys_of(h, i0 + r0 + r) - K;
-                if (more) TN(multiply)(s + r * cols, false, pt + K * LANES + r0 + r, LANES, panel + K * cols, cols, more, 1, cols);
+                if (more) TN(multiply_lanes)(s + r * cols, false, pt + K * LANES + r0 + r, LANES, panel + K * cols, cols, more, 1, cols);
             }
             TN(finish)(h->ctx + (i0 + r0) * h->ldc + j, h->ldc, s, NULL, rows, cols, valid);
         }
@@ -199,12 +236,12 @@ static void TN(attention_job)(const Attention *h, T *scratch, size_t i0, size_t 
     T *pt = s + TILE_ROWS * NR;
     float *st = (float *)(void *)(pt + h->Tk * LANES);
     for (size_t j = 0; j < h->Tk; j += TILE_ROWS)
-        TN(pack_rows)(kp + j * D, min_size(TILE_ROWS, h->Tk - j), h->k + j * h->ldk, h->ldk, min_size(TILE_ROWS, h->Tk - j), D);
+        TN(pack_rows)(kp + j * D, h->k + j * h->ldk, h->ldk, min_size(TILE_ROWS, h->Tk - j), D);
     TN(pack_columns)(vp, h->v, h->ldv, h->Tk, D);
     for (; i0 < i1; i0 += LANES) {
         const size_t lanes = min_size(LANES, i1 - i0), Tk = keys_of(h, i0 + lanes - 1);
         memset(qp, 0, D * LANES * sizeof(T));
-        TN(pack_rows)(qp, LANES, h->q + i0 * h->ldq, h->ldq, lanes, D);
+        TN(pack_lanes)(qp, h->q + i0 * h->ldq, h->ldq, lanes, D);
         TN(scores)(st, h, kp, qp, s, i0, lanes, Tk);
         size_t keys[LANES];
         for (size_t i = 0; i < LANES; i++) keys[i] = keys_of(h, i0 + min_size(i, lanes - 1));
