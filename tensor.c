@@ -62,9 +62,11 @@ ISA_BODY double fma_double(int level, double a, double b, double s) { return (vo
 
 static Math math = MATH_FAST;
 static int threads = 1;
+static double flops = 0;
 
 Math tensor_math(void) { return math; }
 int tensor_threads(void) { return threads; }
+double tensor_flops(void) { return flops; }
 
 static size_t thread_index(void) {
 #if defined(_OPENMP)
@@ -207,6 +209,22 @@ static size_t keys_of(const Attention *h, size_t i) {
     return h->Tk + i + 1 > h->Tq ? min_size(h->Tk + i + 1 - h->Tq, h->Tk) : 0;
 }
 
+/* A head whose past lies elsewhere, with past and present in one place: room [2, Tk, D]. */
+static Attention join_past(const Attention *h, float *room) {
+    Attention j = *h;
+    if (h->Tp == 0) return j;
+    float *k = room, *v = room + h->Tk * h->D;
+    for (size_t t = 0; t < h->Tk; t++) {
+        const bool past = t < h->Tp;
+        memcpy(k + t * h->D, past ? h->past_k + t * h->ldp : h->k + (t - h->Tp) * h->ldk, h->D * sizeof *k);
+        memcpy(v + t * h->D, past ? h->past_v + t * h->ldp : h->v + (t - h->Tp) * h->ldv, h->D * sizeof *v);
+    }
+    j.k = k, j.v = v;
+    j.ldk = j.ldv = h->D;
+    j.Tp = 0;
+    return j;
+}
+
 /* In place, st [Tk, LANES]: e = EXP(RN32(s - m)), m the maximum of the keys[i] first of lane i; +0 after them. Z = Sum(e).
  * A +0 added to a sum of numbers >= +0 does not change it, so lanes need not end together. */
 ISA_BODY void max_lanes_body(int level, float *restrict st, const size_t *restrict keys, size_t Tk) {
@@ -272,6 +290,7 @@ static void exp_lanes(float *st, double *Z, const size_t *keys, size_t Tk) {
 /* ---- linear ---- */
 
 void linear(float *y, const float *x, const float *w, const float *b, size_t N, size_t C, size_t O) {
+    flops += 2 * (double)N * (double)C * (double)O;
     for (size_t n = 0; n < N && O > 0; n += PASS_ROWS) {
         Linear l = {y + n * O, x + n * C, w, b, min_size(PASS_ROWS, N - n), C, O, 0, 0, 0, 0, 0};
         linear_plan(&l, math == MATH_FAST ? sizeof(float) : sizeof(double));
@@ -485,7 +504,9 @@ void attention(const Attention *head, size_t n) {
     size_t room = 0, blocks = 0;
     const size_t size = math == MATH_FAST ? sizeof(float) : sizeof(double), NR = panel_bytes(isa_level) / size;
     for (size_t i = 0; i < n; i++) {
-        const size_t numbers = head[i].Tk * (head[i].D + round_up(head[i].D, NR) + 2 * LANES) + head[i].D * LANES + TILE_ROWS * NR;
+        const size_t joined = head[i].Tp ? 2 * head[i].D : 0;
+        const size_t numbers = head[i].Tk * (head[i].D + round_up(head[i].D, NR) + 2 * LANES + joined) + head[i].D * LANES + TILE_ROWS * NR;
+        for (size_t q = 0; q < head[i].Tq; q++) flops += 4 * (double)head[i].D * (double)keys_of(&head[i], q);
         if (numbers > room) room = numbers;
         if (divide_up(head[i].Tq, LANES) > blocks) blocks = divide_up(head[i].Tq, LANES);
     }
@@ -503,19 +524,21 @@ void attention(const Attention *head, size_t n) {
     }
 }
 
-void attention_plain(const Attention *head, size_t n) {
-    for (; n > 0; head++, n--) {
-        float *p = mem_new(head->Tk, sizeof *p); /* s_i, then p_i */
+void attention_plain(const Attention *all, size_t n) {
+    for (; n > 0; all++, n--) {
+        float *room = mem_new(all->Tk, 2 * all->D * sizeof *room), *p = mem_new(all->Tk, sizeof *p); /* s_i, then p_i */
+        const Attention joined = join_past(all, room), *head = &joined;
         for (size_t i = 0; i < head->Tq; i++) {
             const size_t keys = keys_of(head, i);
             for (size_t j = 0; j < keys; j++) {
                 const double s = dot_plain(head->q + i * head->ldq, 1, head->k + j * head->ldk, 1, head->D) * head->scale;
-                p[j] = (float)(head->bias ? s + (double)head->bias[i * head->ldbias + j] : s);
+                p[j] = (float)(head->bias ? s + (double)head->bias[(ptrdiff_t)i * head->ldbias + (ptrdiff_t)j] : s);
             }
             softmax_plain(p, p, keys);
             for (size_t d = 0; d < head->D; d++)
                 head->ctx[i * head->ldc + d] = (float)dot_plain(p, 1, head->v + d, head->ldv, keys);
         }
+        free(room);
         free(p);
     }
 }

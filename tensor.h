@@ -23,6 +23,8 @@ typedef enum { MATH_FAST, MATH_REFERENCE } Math;
  * does not contract a*b+c and does not round twice; then set arithmetic, threads (0: one per core) and instruction set.
  * Errors: BAD_SYSTEM naming what is wrong. May be called again to change the settings. */
 bool tensor_start(Math math, int threads, Error *err);
+/* Multiply-adds done so far by linear and attention, times two. */
+double tensor_flops(void);
 Math tensor_math(void);
 int tensor_threads(void);
 
@@ -48,12 +50,14 @@ void softmax(float *y, const float *x, size_t N, size_t T);
 
 /* One attention head over one sequence. Query i attends to keys j < Tk, or, if causal, to j <= i + (Tk - Tq).
  *   s_ij = RN32(S(q_i, k_j) * scale [+ bias_ij])   p_i = softmax(s_i)   ctx_i = RN32(S(p_i, v)), j ascending
- * q [Tq,D], k and v [Tk,D], ctx [Tq,D]: rows at strides ldq, ldk, ldv, ldc (floats). scale: float64, 1/sqrt(D), or 1 (T5).
- * bias: [Tq,Tk] with row stride ldbias, or NULL. Positions not attended to are not visited. */
+ * q [Tq,D], k and v [Tk-Tp,D], ctx [Tq,D]: rows at strides ldq, ldk, ldv, ldc (floats). The first Tp keys and values, if any, lie
+ * elsewhere (a cache): past_k, past_v [Tp,D], stride ldp. scale: float64, 1/sqrt(D), or 1 (T5).
+ * bias: element (i,j) at bias[i*ldbias + j], or NULL; ldbias -1 serves a bias that depends on j-i alone. Positions not attended to are not visited. */
 typedef struct {
-    const float *q, *k, *v, *bias;
+    const float *q, *k, *v, *past_k, *past_v, *bias;
     float *ctx;
-    size_t Tq, Tk, D, ldq, ldk, ldv, ldc, ldbias;
+    size_t Tq, Tk, Tp, D, ldq, ldk, ldv, ldp, ldc;
+    ptrdiff_t ldbias;
     double scale;
     bool causal;
 } Attention;

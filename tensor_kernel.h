@@ -190,7 +190,7 @@ static void TN(scores)(float *st, const Attention *h, const T *kp, const T *qp, 
                 float *to = st + (j0 + r) * LANES + c;
                 if (h->bias) {
                     for (size_t i = 0; i < cols; i++) {
-                        const float *bias = h->bias + (i0 + min_size(c + i, lanes - 1)) * h->ldbias + j0 + r;
+                        const float *bias = h->bias + (ptrdiff_t)(i0 + min_size(c + i, lanes - 1)) * h->ldbias + (j0 + r);
                         to[i] = (float)((double)s[r * cols + i] * h->scale + (double)*bias);
                     }
                 } else {
@@ -229,12 +229,13 @@ static void TN(context)(const Attention *h, const T *pt, const T *vp, T *s, size
     }
 }
 
-/* Queries [i0,i1) of one head. scratch: attention_scratch(...) numbers T. */
-static void TN(attention_job)(const Attention *h, T *scratch, size_t i0, size_t i1) {
-    const size_t NR = panel_bytes(isa_level) / sizeof(T), D = h->D;
-    T *kp = scratch, *vp = kp + h->Tk * D, *qp = vp + h->Tk * round_up(D, NR), *s = qp + D * LANES;
+/* Queries [i0,i1) of one head. scratch: as many numbers as attention() counts. */
+static void TN(attention_job)(const Attention *whole, T *scratch, size_t i0, size_t i1) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), D = whole->D, Tk_all = whole->Tk;
+    T *kp = scratch, *vp = kp + Tk_all * D, *qp = vp + Tk_all * round_up(D, NR), *s = qp + D * LANES;
     T *pt = s + TILE_ROWS * NR;
-    float *st = (float *)(void *)(pt + h->Tk * LANES);
+    float *st = (float *)(void *)(pt + Tk_all * LANES);
+    const Attention joined = join_past(whole, (float *)(void *)(pt + 2 * Tk_all * LANES)), *h = &joined;
     for (size_t j = 0; j < h->Tk; j += TILE_ROWS)
         TN(pack_rows)(kp + j * D, h->k + j * h->ldk, h->ldk, min_size(TILE_ROWS, h->Tk - j), D);
     TN(pack_columns)(vp, h->v, h->ldv, h->Tk, D);

@@ -193,12 +193,14 @@ typedef struct {
 static void check_attention(Math m, Shape t, float (*number)(void)) {
     const size_t ld = t.H * t.D + t.pad;
     float *q = fill(t.Tq * ld, number), *k = fill(t.Tk * ld, number), *v = fill(t.Tk * ld, number);
-    float *bias = fill(t.Tq * (t.Tk + 3), number), *ctx = mem_new(t.Tq * ld, sizeof *ctx), *want = mem_new(t.Tq * ld, sizeof *want);
+    float *bias = fill((t.Tq + 1) * (t.Tk + 3), number), *ctx = mem_new(t.Tq * ld, sizeof *ctx), *want = mem_new(t.Tq * ld, sizeof *want);
     Attention *head = mem_new(t.H, sizeof *head);
     for (size_t h = 0; h < t.H; h++) {
         const size_t D = t.D;
-        head[h] = (Attention){q + h * D, k + h * D, v + h * D, t.bias ? bias : NULL, want + h * D, t.Tq, t.Tk, D, ld, ld, ld, ld,
-                              t.Tk + 3,  1 / sqrt((double)(D ? D : 1)), t.causal};
+        head[h] = (Attention){.q = q + h * D, .k = k + h * D, .v = v + h * D, .bias = t.bias ? bias : NULL, .ctx = want + h * D,
+                              .Tq = t.Tq, .Tk = t.Tk, .D = D, .ldq = ld, .ldk = ld, .ldv = ld, .ldc = ld,
+                              .ldbias = t.causal ? (ptrdiff_t)t.Tk + 3 : -1, .scale = 1 / sqrt((double)(D ? D : 1)), .causal = t.causal};
+        if (t.bias && !t.causal) head[h].bias += t.Tq - 1; /* by j - i alone */
     }
     start(m, 1, ISA_BASE);
     attention_plain(head, t.H);
@@ -207,6 +209,17 @@ static void check_attention(Math m, Shape t, float (*number)(void)) {
         memset(ctx, 0, t.Tq * ld * sizeof *ctx);
         attention(head, t.H);
         SAME(ctx, want, t.Tq * ld, "attention Tq=%zu Tk=%zu D=%zu H=%zu causal=%d bias=%d", t.Tq, t.Tk, t.D, t.H, t.causal, t.bias);
+    }
+    for (size_t Tp = 1; Tp <= t.Tk; Tp += 1 + t.Tk / 5) { /* the first Tp keys elsewhere */
+        for (size_t h = 0; h < t.H; h++) {
+            Attention *a = &head[h];
+            *a = (Attention){.q = a->q, .k = k + Tp * ld + h * t.D, .v = v + Tp * ld + h * t.D, .past_k = k + h * t.D, .past_v = v + h * t.D,
+                             .bias = a->bias, .ctx = ctx + h * t.D, .Tq = t.Tq, .Tk = t.Tk, .Tp = Tp, .D = t.D, .ldq = ld, .ldk = ld, .ldv = ld,
+                             .ldp = ld, .ldc = ld, .ldbias = a->ldbias, .scale = a->scale, .causal = t.causal};
+        }
+        memset(ctx, 0, t.Tq * ld * sizeof *ctx);
+        attention(head, t.H);
+        SAME(ctx, want, t.Tq * ld, "attention with a past of %zu of %zu keys, D=%zu H=%zu", Tp, t.Tk, t.D, t.H);
     }
     free(q), free(k), free(v), free(bias), free(ctx), free(want), free(head);
 }
@@ -395,7 +408,8 @@ static void run_case(const char *op, float *y, const float *x, const float *w, c
     else if (!strcmp(op, "embedding_sum")) embedding_sum(y, x, w, b, C);
     else if (!strcmp(op, "kl_divergence")) *y = kl_divergence(x, w, b, N, C);
     else if (!strcmp(op, "attention")) { /* x: q [N,C], w: k, b: v, both [O,C] */
-        Attention h = {x, w, b, NULL, y, N, O, C, C, C, C, C, 0, 1 / sqrt((double)C), false};
+        Attention h = {.q = x, .k = w, .v = b, .ctx = y, .Tq = N, .Tk = O, .D = C, .ldq = C, .ldk = C, .ldv = C, .ldc = C,
+                       .scale = 1 / sqrt((double)C)};
         attention(&h, 1);
     } else CHECK(0, "golden file: unknown op %s", op);
 }
