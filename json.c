@@ -404,3 +404,21 @@ void json_put_double(Bytes *b, double x) {
         else bytes_text(b, ".0");
     }
 }
+
+void json_put(Bytes *out, const Json *j) {
+    if (j->type == JSON_STRING) json_put_string(out, j->text, j->len);
+    else if (j->type == JSON_NUMBER) bytes_add(out, j->text, j->len);
+    else if (j->type != JSON_ARRAY && j->type != JSON_OBJECT) bytes_text(out, j->type == JSON_NULL ? "null" : j->type == JSON_TRUE ? "true" : "false");
+    else {
+        bytes_text(out, j->type == JSON_ARRAY ? "[" : "{");
+        for (size_t i = 0; i < j->len; i++) {
+            if (i) bytes_text(out, ", ");
+            if (j->type == JSON_OBJECT) {
+                json_put_string(out, j->key[i], j->key_len[i]);
+                bytes_text(out, ": ");
+            }
+            json_put(out, &j->item[i]);
+        }
+        bytes_text(out, j->type == JSON_ARRAY ? "]" : "}");
+    }
+}

@@ -21,8 +21,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli.h"
 #include "json.h"
+#include "program.h"
 #include "tensor.h"
 #include "tokenizer.h"
 #include "unicode.h"
@@ -33,7 +33,7 @@
 
 typedef enum { FAMILY_BERT, FAMILY_XLMR } Family; /* which rules of the package apply */
 enum { LETTER_V, LETTER_P, LETTER_Y, LETTER_C, LETTER_F, LETTER_K, LETTERS };
-enum { MAX_PIECES = 512, NEW_TOKENS = 100, MAX_LAYERS = 1000, MAX_SIZE = 1 << 24 };
+enum { MAX_PIECES = 512, NEW_TOKENS = 100, MAX_LAYERS = 1000 };
 
 typedef struct {
     const float *q_w, *q_b, *k_w, *k_b, *v_w, *v_b; /* [C,C], [C] */
@@ -59,13 +59,7 @@ typedef struct {
     uint32_t new_token_base;
 } Model;
 
-typedef struct {
-    const char *name;
-    int rows, cols; /* letters; cols -1 for a vector */
-    size_t slot;
-} Row;
-
-static const Row model_table[] = {
+static const TensorRow model_table[] = {
     {"embeddings.word_embeddings.weight", LETTER_V, LETTER_C, offsetof(Model, wte)},
     {"embeddings.position_embeddings.weight", LETTER_P, LETTER_C, offsetof(Model, wpe)},
     {"embeddings.token_type_embeddings.weight", LETTER_Y, LETTER_C, offsetof(Model, wye)},
@@ -74,7 +68,7 @@ static const Row model_table[] = {
     {"classifier.weight", LETTER_C, LETTER_K, offsetof(Model, head_w)},
     {"classifier.bias", LETTER_K, -1, offsetof(Model, head_b)},
 };
-static const Row layer_table[] = {
+static const TensorRow layer_table[] = {
     {"encoder.layer.%zu.attention.self.query.weight", LETTER_C, LETTER_C, offsetof(Layer, q_w)},
     {"encoder.layer.%zu.attention.self.query.bias", LETTER_C, -1, offsetof(Layer, q_b)},
     {"encoder.layer.%zu.attention.self.key.weight", LETTER_C, LETTER_C, offsetof(Layer, k_w)},
@@ -93,29 +87,6 @@ static const Row layer_table[] = {
     {"encoder.layer.%zu.output.LayerNorm.bias", LETTER_C, -1, offsetof(Layer, ln2_b)},
 };
 
-static bool bind_table(Model *m, const Row *row, size_t rows, size_t layer, void *base, Error *err) {
-    for (size_t i = 0; i < rows; i++) {
-        TensorSpec spec = {row[i].name, row[i].cols < 0 ? 1 : 2, {m->size[row[i].rows], row[i].cols < 0 ? 0 : m->size[row[i].cols]}, row[i].slot};
-        if (!weights_bind(m->weights, &spec, layer, base, err)) return false;
-    }
-    return true;
-}
-
-/* A size of the configuration, 1..MAX_SIZE. */
-static bool config_size(const Json *config, const char *key, const char *path, size_t *out, Error *err) {
-    if (json_size(json_get(config, key), MAX_SIZE, out) && *out > 0) return true;
-    return fail(err, BAD_MODEL, "%s: %s in the configuration is missing or no whole number from 1 to %d; export the model again", path, key, MAX_SIZE);
-}
-
-static bool config_activation(const Json *config, const char *path, CrFunction *act, Error *err) {
-    static const struct { const char *name; CrFunction f; } known[] = {{"gelu", CR_GELU}, {"gelu_new", CR_GELU_NEW}, {"gelu_pytorch_tanh", CR_GELU_NEW},
-                                                                      {"relu", CR_RELU}, {"silu", CR_SILU}, {"swish", CR_SILU}};
-    const Json *name = json_get(config, "hidden_act");
-    for (size_t i = 0; name && name->type == JSON_STRING && i < sizeof known / sizeof *known; i++)
-        if (strcmp(name->text, known[i].name) == 0) return *act = known[i].f, true;
-    return fail(err, BAD_MODEL, "%s: hidden_act in the configuration is none of gelu, gelu_new, gelu_pytorch_tanh, relu, silu", path);
-}
-
 static bool read_config(Model *m, const Json *config, Error *err) {
     const char *path = weights_path(m->weights), *family = weights_meta(m->weights, "family");
     static const struct { const char *key; int letter; } sizes[] = {{"max_position_embeddings", LETTER_P}, {"type_vocab_size", LETTER_Y},
@@ -123,7 +94,7 @@ static bool read_config(Model *m, const Json *config, Error *err) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (!config_size(config, sizes[i].key, path, &m->size[sizes[i].letter], err)) return false;
     if (!config_size(config, "num_hidden_layers", path, &m->L, err) || !config_size(config, "num_attention_heads", path, &m->H, err) ||
-        !config_activation(config, path, &m->act, err))
+        !config_activation(config, "hidden_act", path, &m->act, err))
         return false;
     if (m->L > MAX_LAYERS) return fail(err, BAD_MODEL, "%s: %zu layers: at most %d are taken", path, m->L, MAX_LAYERS);
     if (m->size[LETTER_C] % m->H)
@@ -131,10 +102,8 @@ static bool read_config(Model *m, const Json *config, Error *err) {
     const Tensor *words = weights_find(m->weights, "embeddings.word_embeddings.weight");
     m->size[LETTER_V] = words && words->dims == 2 ? words->shape[0] : 0; /* the configuration may lack the [NEWi] rows */
     m->size[LETTER_K] = 2;
-    const Json *eps = json_get(config, "layer_norm_eps"), *pad = json_get(config, "pad_token_id");
-    if (!eps || eps->type != JSON_NUMBER || !(eps->number >= 0 && eps->number < 1))
-        return fail(err, BAD_MODEL, "%s: layer_norm_eps in the configuration is no number from 0 to 1", path);
-    m->eps = eps->number;
+    const Json *pad = json_get(config, "pad_token_id");
+    if (!config_epsilon(config, "layer_norm_eps", path, &m->eps, err)) return false;
     if (!family || (strcmp(family, "bert") && strcmp(family, "xlm-roberta")))
         return fail(err, BAD_MODEL, "%s: family is neither bert nor xlm-roberta; export the model again with export.py", path);
     m->family = strcmp(family, "bert") ? FAMILY_XLMR : FAMILY_BERT;
@@ -142,7 +111,7 @@ static bool read_config(Model *m, const Json *config, Error *err) {
     size_t pad_id = 1;
     m->pad_id = UINT32_MAX; /* BERT counts positions whatever the ids */
     if (architecture && strncmp(architecture, "XLMRoberta", 10) == 0) {
-        if (pad && pad->type != JSON_NULL && !json_size(pad, MAX_SIZE, &pad_id))
+        if (pad && pad->type != JSON_NULL && !json_size(pad, MAX_CONFIG, &pad_id))
             return fail(err, BAD_MODEL, "%s: pad_token_id in the configuration is no id", path);
         m->pad_id = (uint32_t)pad_id;
         m->first_position = pad_id + 1;
@@ -178,14 +147,10 @@ static bool model_open(Model *m, const char *path, Error *err) {
     *m = (Model){0};
     Json config = {0};
     if (!weights_open(&m->weights, path, err)) return false;
-    const char *text = weights_meta(m->weights, "config");
-    Error detail;
-    bool ok = text != NULL || fail(err, BAD_MODEL, "%s: holds no model configuration (a tokenizer alone?); make model files with export.py", path);
-    if (ok && !json_parse(text, strlen(text), &config, &detail)) ok = fail(err, BAD_MODEL, "%s: the configuration is no JSON: %.300s", path, detail.text);
-    ok = ok && read_config(m, &config, err) && bind_table(m, model_table, sizeof model_table / sizeof *model_table, 0, m, err);
+    bool ok = config_open(m->weights, &config, err) && read_config(m, &config, err) && weights_bind(m->weights, model_table, sizeof model_table / sizeof *model_table, m->size, 0, m, err);
     json_free(&config);
     if (ok) m->layer = mem_new(m->L, sizeof *m->layer);
-    for (size_t l = 0; ok && l < m->L; l++) ok = bind_table(m, layer_table, sizeof layer_table / sizeof *layer_table, l, &m->layer[l], err);
+    for (size_t l = 0; ok && l < m->L; l++) ok = weights_bind(m->weights, layer_table, sizeof layer_table / sizeof *layer_table, m->size, l, &m->layer[l], err);
     ok = ok && open_tokenizer(m, err);
     if (!ok) model_close(m);
     return ok;
@@ -1103,54 +1068,7 @@ static void put_result(const Result *r, Bytes *out) {
     bytes_free(&joined);
 }
 
-/* A JSON value as it was, for the id that is passed through. */
-static void put_json(const Json *j, Bytes *out) {
-    if (j->type == JSON_STRING) json_put_string(out, j->text, j->len);
-    else if (j->type == JSON_NUMBER) bytes_add(out, j->text, j->len);
-    else if (j->type != JSON_ARRAY && j->type != JSON_OBJECT) bytes_text(out, j->type == JSON_NULL ? "null" : j->type == JSON_TRUE ? "true" : "false");
-    else {
-        bytes_text(out, j->type == JSON_ARRAY ? "[" : "{");
-        for (size_t i = 0; i < j->len; i++) {
-            if (i) bytes_text(out, ", ");
-            if (j->type == JSON_OBJECT) {
-                json_put_string(out, j->key[i], j->key_len[i]);
-                bytes_text(out, ": ");
-            }
-            put_json(&j->item[i], out);
-        }
-        bytes_text(out, j->type == JSON_ARRAY ? "]" : "}");
-    }
-}
-
 /* ==== commands ==================================================================================================================== */
-
-/* What every command takes. */
-typedef struct {
-    const char *program; /* argv[0] */
-    Bytes model, math;
-    double threads;
-    bool quiet, json;
-    Texts file;
-    Error *err;
-} Common;
-
-#ifndef SHARE
-#define SHARE "/usr/local/share/lingua2" /* where `make install` puts models/ */
-#endif
-
-/* A file of models/: beside the program, else in the install prefix. */
-static void models_path(const Common *c, const char *name, Bytes *path) {
-    char self[4096];
-    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (len < 0) len = snprintf(self, sizeof self, "%s", c->program);
-    if (len >= (ssize_t)sizeof self) len = 0;
-    self[len] = 0;
-    char *slash = strrchr(self, '/');
-    bytes_printf(path, "%.*s/models/%s", slash ? (int)(slash - self) : 1, slash ? self : ".", name);
-    if (access(path->at, R_OK) == 0) return;
-    path->len = 0;
-    bytes_printf(path, "%s/models/%s", SHARE, name);
-}
 
 static bool open_default(const Common *c, Model *m) {
     Bytes path = {0};
@@ -1161,45 +1079,12 @@ static bool open_default(const Common *c, Model *m) {
     return ok;
 }
 
-static bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *err) {
-    if (!weights_open(w, path, err)) return false;
-    if (tokenizer_open(t, *w, err)) return true;
-    weights_close(*w);
-    return false;
-}
-
 static bool open_counter(const Common *c, Weights **w, Tokenizer **t) {
     Bytes path = {0};
     models_path(c, "cl100k_base.safetensors", &path);
     bool ok = open_tokenizer_file(path.at, w, t, c->err);
     bytes_free(&path);
     return ok;
-}
-
-/* Write to standard output; a full disk or a closed pipe is an error, never a silent loss. */
-static bool print(const Bytes *text, Error *err) {
-    if (text->len && (fwrite(text->at, 1, text->len, stdout) != text->len || fflush(stdout) != 0))
-        return fail(err, BAD_SYSTEM, "standard output cannot be written: %s", strerror(errno));
-    return true;
-}
-
-static bool read_text(const char *path, Bytes *text, Error *err) {
-    size_t bad;
-    if (!file_read(path, text, err)) return false;
-    if (utf8_valid(text->at, text->len, &bad)) return true;
-    bytes_free(text);
-    return fail(err, BAD_INPUT, "%s: byte %zu: the text is not UTF-8", path, bad);
-}
-
-/* Lines of a stream one by one, however long. */
-static bool next_line(FILE *f, Bytes *line) {
-    line->len = 0;
-    int c;
-    while ((c = getc(f)) != EOF && c != '\n') {
-        char byte = (char)c;
-        bytes_add(line, &byte, 1);
-    }
-    return c != EOF || line->len > 0;
 }
 
 /* A request of its own with the same keywords, no context. */
@@ -1228,7 +1113,7 @@ static bool answer_line(const Model *m, const Tokenizer *counter, const Request 
     bytes_text(out, "{");
     if (id || !ok) {
         bytes_text(out, "\"id\": ");
-        if (id) put_json(id, out);
+        if (id) json_put(out, id);
         else bytes_text(out, "null");
         bytes_text(out, ", ");
     }
@@ -1259,7 +1144,7 @@ static bool compress_lines(const Common *c, const Model *m, const Tokenizer *cou
         if (strspn(line.at ? line.at : "", " \t\r") == line.len) continue;
         out.len = 0;
         bad += !answer_line(m, counter, options, &line, &out);
-        ok = print(&out, c->err);
+        ok = print_out(&out, c->err);
     }
     if (ok && ferror(f)) ok = fail(c->err, BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(errno));
     if (f != stdin) fclose(f);
@@ -1291,39 +1176,11 @@ static bool compress_files(const Common *c, const Model *m, const Tokenizer *cou
         }
         bytes_add(&out, "\n", 1);
     }
-    ok = ok && print(&out, c->err);
+    ok = ok && print_out(&out, c->err);
     if (ok && !c->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "%zu tokens -> %zu\n", result.origin_tokens, result.compressed_tokens);
     bytes_free(&out);
     result_free(&result);
     return ok;
-}
-
-/* Parse a command's own options and the common ones; prints the help if asked (*done). */
-static bool start(Common *c, const char *usage, const CliOption *own, size_t n, int argc, char **argv, bool *done) {
-    const CliOption common[] = {
-        {"json", NULL, CLI_FLAG, &c->json, 0, 0, "print JSON"},
-        {"math", "fast|reference", CLI_TEXT, &c->math, 0, 0, "float32 or float64 sums (default fast)"},
-        {"threads", "N", CLI_WHOLE, &c->threads, 1, 1024, "how many threads (default: the cores)"},
-        {"-q, quiet", NULL, CLI_FLAG, &c->quiet, 0, 0, "say nothing but errors on standard error"},
-    };
-    enum { COMMON = sizeof common / sizeof *common };
-    CliOption all[KEYWORDS + COMMON + 8];
-    for (size_t i = 0; i < n; i++) all[i] = own[i];
-    for (size_t i = 0; i < COMMON; i++) all[n + i] = common[i];
-    bool help = false;
-    if (!cli_parse(all, n + COMMON, argc, argv, &c->file, &help, c->err)) return false;
-    *done = help;
-    if (help) {
-        Bytes out = {0};
-        bytes_printf(&out, "%s\n\n", usage);
-        cli_help(all, n + COMMON, &out);
-        bool ok = print(&out, c->err);
-        bytes_free(&out);
-        return ok;
-    }
-    const bool reference = same(&c->math, "reference", 9);
-    if (c->math.len && !reference && !same(&c->math, "fast", 4)) return fail(c->err, BAD_USAGE, "--math is fast or reference, not '%.50s'", c->math.at);
-    return tensor_start(reference ? MATH_REFERENCE : MATH_FAST, (int)c->threads, c->err);
 }
 
 static bool command_compress(Common *c, int argc, char **argv) {
@@ -1336,7 +1193,7 @@ static bool command_compress(Common *c, int argc, char **argv) {
     };
     for (size_t k = 0; k < KEYWORDS; k++)
         own[3 + k] = (CliOption){keywords[k].option, keywords[k].value, keywords[k].kind, (char *)&r + keywords[k].slot, keywords[k].least, keywords[k].most, keywords[k].help};
-    bool ok = start(c, "usage: lingua2 compress --compat [options] [FILE...|-]\nEach file is one context; the compressed text goes to standard output.", own,
+    bool ok = command_start(c, "usage: lingua2 compress --compat [options] [FILE...|-]\nEach file is one context; the compressed text goes to standard output.", own,
                     KEYWORDS + 3, argc, argv, &done);
     if (ok && !done && !compat) ok = fail(c->err, BAD_USAGE, "compress works in compatible mode only: give --compat (the result of the Python package llmlingua 0.2.2)");
     if (ok && !done && !same(&r.token_to_word, "mean", 4) && !same(&r.token_to_word, "first", 5))
@@ -1355,20 +1212,6 @@ static bool command_compress(Common *c, int argc, char **argv) {
     }
     request_free(&r);
     return ok;
-}
-
-/* "1,2,3" */
-static bool parse_ids(const Bytes *text, Chunk *c, Error *err) {
-    const char *at = text->at;
-    c->id = mem_new(text->len / 2 + 1, sizeof *c->id);
-    for (;;) {
-        size_t digits = strspn(at, "0123456789");
-        if (digits == 0 || digits > 9) return fail(err, BAD_USAGE, "--ids takes whole numbers with commas between them, not '%.50s'", at);
-        c->id[c->T++] = (uint32_t)strtoul(at, NULL, 10);
-        at += digits;
-        if (*at == 0) return true;
-        if (*at++ != ',') return fail(err, BAD_USAGE, "--ids takes whole numbers with commas between them, not '%.50s'", at - 1);
-    }
 }
 
 /* The whole text between the model's own first and last special token. */
@@ -1409,16 +1252,16 @@ static bool command_classify(Common *c, int argc, char **argv) {
                              {"ids", "1,2,3", CLI_TEXT, &ids, 0, 0, "these piece ids instead of a text, special tokens included"}};
     Model m = {0};
     Chunk chunk = {0};
-    bool ok = start(c, "usage: lingua2 classify [options] [FILE|-]\nThe probability of being kept for each piece of one text, without chunks; special tokens included.",
+    bool ok = command_start(c, "usage: lingua2 classify [options] [FILE|-]\nThe probability of being kept for each piece of one text, without chunks; special tokens included.",
                     own, 2, argc, argv, &done);
     if (ok && !done && (c->file.n > 1 || (ids.len && c->file.n))) ok = fail(c->err, BAD_USAGE, "classify takes one text: a file, standard input, or --ids");
     if (ok && !done) {
         ok = open_default(c, &m);
-        if (ok && ids.at) ok = parse_ids(&ids, &chunk, c->err);
+        if (ok && ids.at) ok = parse_ids(&ids, &chunk.id, &chunk.T, c->err);
         else ok = ok && read_text(c->file.n ? c->file.at[0].at : "-", &text, c->err) && encode_whole(&m, &text, &chunk, c->err);
         ok = ok && chunk_positions(&m, &chunk, c->err) && classify_chunks(&m, &chunk, chunk.T ? 1 : 0, c->err);
         if (ok) put_probabilities(&m, &chunk, c->json, &out);
-        ok = ok && print(&out, c->err);
+        ok = ok && print_out(&out, c->err);
     }
     chunk_free(&chunk);
     model_close(&m);
@@ -1458,7 +1301,7 @@ static bool command_tokenize(Common *c, int argc, char **argv) {
     Weights *w = NULL;
     Tokenizer *t = NULL;
     Pieces p = {0};
-    bool ok = start(c, "usage: lingua2 tokenize [options] [FILE|-]\nIds, pieces and byte offsets of one text; no special tokens are added.", own, 2, argc, argv, &done);
+    bool ok = command_start(c, "usage: lingua2 tokenize [options] [FILE|-]\nIds, pieces and byte offsets of one text; no special tokens are added.", own, 2, argc, argv, &done);
     if (ok && !done && c->file.n > 1) ok = fail(c->err, BAD_USAGE, "tokenize takes one text: a file or standard input");
     if (ok && !done && vocab.at && (!same(&vocab, "cl100k_base", 11) || c->model.len))
         ok = fail(c->err, BAD_USAGE, "--vocab is cl100k_base, and goes without --model; not '%.50s'", vocab.at);
@@ -1468,7 +1311,7 @@ static bool command_tokenize(Common *c, int argc, char **argv) {
         ok = open_tokenizer_file(path.at, &w, &t, c->err) && read_text(c->file.n ? c->file.at[0].at : "-", &text, c->err) &&
              tokenizer_encode(t, text.at, text.len, vocab.at ? TOK_PLAIN : TOK_ADDED, &p, c->err);
         if (ok) put_pieces(t, &text, &p, c->json, &out);
-        ok = ok && print(&out, c->err);
+        ok = ok && print_out(&out, c->err);
     }
     pieces_free(&p);
     tokenizer_close(t);
@@ -1480,46 +1323,18 @@ static bool command_tokenize(Common *c, int argc, char **argv) {
     return ok;
 }
 
-static void put_info(const Weights *w, bool json, Bytes *out) {
-    static const char *const meta[] = {"format", "architecture", "family", "config", "tokenizer", "new_token_base", "source_sha256", "content_sha256"};
-    size_t parameters = 0;
-    if (json) bytes_text(out, "{\"metadata\": {");
-    for (size_t i = 0, shown = 0; i < sizeof meta / sizeof *meta; i++) {
-        const char *value = weights_meta(w, meta[i]);
-        if (!value) continue;
-        if (json) {
-            bytes_printf(out, "%s\"%s\": ", shown++ ? ", " : "", meta[i]);
-            json_put_string(out, value, strlen(value));
-        } else bytes_printf(out, "%-16s %.300s%s\n", meta[i], value, strlen(value) > 300 ? "..." : "");
-    }
-    if (json) bytes_text(out, "}, \"tensors\": [");
-    for (size_t i = 0; i < weights_count(w); i++) {
-        const Tensor *t = weights_at(w, i);
-        if (t->dtype == DTYPE_F32) parameters += t->count;
-        if (json) {
-            bytes_printf(out, "%s{\"name\": ", i ? ", " : "");
-            json_put_string(out, t->name, strlen(t->name));
-            bytes_printf(out, ", \"dtype\": \"%s\", \"shape\": [", dtype_name(t->dtype));
-        } else bytes_printf(out, "%-56s %s [", t->name, dtype_name(t->dtype));
-        for (size_t d = 0; d < t->dims; d++) bytes_printf(out, "%s%zu", d ? ", " : "", t->shape[d]);
-        bytes_text(out, json ? "]}" : "]\n");
-    }
-    if (json) bytes_printf(out, "], \"parameters\": %zu, \"bytes\": %zu}\n", parameters, weights_bytes(w));
-    else bytes_printf(out, "%zu parameters, %zu bytes\n", parameters, weights_bytes(w));
-}
-
 static bool command_info(Common *c, int argc, char **argv) {
     Weights *w = NULL;
     Bytes out = {0}, path = {0};
     bool done = false;
-    bool ok = start(c, "usage: lingua2 info [options] [MODEL]\nWhat a model file holds.", NULL, 0, argc, argv, &done);
+    bool ok = command_start(c, "usage: lingua2 info [options] [MODEL]\nWhat a model file holds.", NULL, 0, argc, argv, &done);
     if (ok && !done && c->file.n > 1) ok = fail(c->err, BAD_USAGE, "info takes one model file");
     if (ok && !done) {
         if (c->file.n) bytes_add(&path, c->file.at[0].at, c->file.at[0].len);
         else models_path(c, "default.safetensors", &path);
         ok = weights_open(&w, path.at, c->err);
         if (ok) put_info(w, c->json, &out);
-        ok = ok && print(&out, c->err);
+        ok = ok && print_out(&out, c->err);
     }
     weights_close(w);
     bytes_free(&out);
@@ -1527,43 +1342,13 @@ static bool command_info(Common *c, int argc, char **argv) {
     return ok;
 }
 
-static const struct {
-    const char *name;
-    bool (*run)(Common *c, int argc, char **argv);
-    const char *help;
-} commands[] = {
+static const Command commands[] = {
     {"compress", command_compress, "shorten a text, keeping what matters"},
     {"classify", command_classify, "the probability of being kept, piece by piece"},
     {"tokenize", command_tokenize, "ids, pieces and byte offsets of a text"},
     {"info", command_info, "what a model file holds"},
 };
 
-static void put_commands(Bytes *out) {
-    bytes_text(out, "usage: lingua2 COMMAND [options]      lingua2 COMMAND --help tells each one's options\n\n");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) bytes_printf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
-}
-
 #ifndef TESTING
-int main(int argc, char **argv) {
-    Error err = {0};
-    Common c = {.program = argv[0], .err = &err};
-    Bytes help = {0};
-    size_t i = 0;
-    bool ok;
-    signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of writing, with a message and exit code 4 */
-    put_commands(&help);
-    while (argc > 1 && i < sizeof commands / sizeof *commands && strcmp(argv[1], commands[i].name)) i++;
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) ok = print(&help, &err);
-    else if (argc < 2) ok = fail(&err, BAD_USAGE, "which command? compress, classify, tokenize and info exist; --help tells more");
-    else if (i == sizeof commands / sizeof *commands)
-        ok = fail(&err, BAD_USAGE, "there is no command '%.50s': compress, classify, tokenize and info exist", argv[1]);
-    else ok = commands[i].run(&c, argc - 1, argv + 1);
-    bytes_free(&help);
-    texts_free(&c.file);
-    bytes_free(&c.model);
-    bytes_free(&c.math);
-    if (ok) return DONE;
-    fprintf(stderr, "lingua2: %s\n", err.text);
-    return err.code;
-}
+int main(int argc, char **argv) { return program_main("lingua2", commands, sizeof commands / sizeof *commands, argc, argv); }
 #endif

@@ -311,10 +311,10 @@ static void put_shape(Bytes *b, const size_t *shape, size_t dims) {
     bytes_text(b, "]");
 }
 
-static bool wrong_shape(const Weights *w, const Tensor *t, const TensorSpec *spec, Error *err) {
+static bool wrong_shape(const Weights *w, const Tensor *t, size_t dims, const size_t *shape, Error *err) {
     Bytes has = {0}, wanted = {0};
     put_shape(&has, t->shape, t->dims);
-    put_shape(&wanted, spec->shape, spec->dims);
+    put_shape(&wanted, shape, dims);
     fail(err, BAD_MODEL, "%s: tensor '%s' has shape %s, wanted %s; export the model again with export.py", w->path, t->name, has.at,
          wanted.at);
     bytes_free(&has);
@@ -334,17 +334,24 @@ static const Tensor *find_wanted(const Weights *w, const char *name, Dtype dtype
     return t;
 }
 
-bool weights_bind(const Weights *w, const TensorSpec *spec, size_t layer, void *base, Error *err) {
+static bool bind_row(const Weights *w, const TensorRow *row, const size_t *size, size_t layer, void *base, Error *err) {
+    const size_t dims = row->cols < 0 ? 1 : 2, shape[2] = {size[row->rows], row->cols < 0 ? 0 : size[row->cols]};
     Bytes name = {0};
-    layer_name(&name, spec->name, layer);
+    layer_name(&name, row->name, layer);
     const Tensor *t = find_wanted(w, name.at, DTYPE_F32, err);
     bytes_free(&name);
     if (!t) return false;
-    bool same = t->dims == spec->dims;
-    for (size_t i = 0; same && i < t->dims; i++) same = t->shape[i] == spec->shape[i];
-    if (!same) return wrong_shape(w, t, spec, err);
+    bool same = t->dims == dims;
+    for (size_t i = 0; same && i < dims; i++) same = t->shape[i] == shape[i];
+    if (!same) return wrong_shape(w, t, dims, shape, err);
     const float *data = t->data;
-    memcpy((char *)base + spec->slot, &data, sizeof data);
+    memcpy((char *)base + row->slot, &data, sizeof data);
+    return true;
+}
+
+bool weights_bind(const Weights *w, const TensorRow *row, size_t rows, const size_t *size, size_t layer, void *base, Error *err) {
+    for (size_t i = 0; i < rows; i++)
+        if (!bind_row(w, &row[i], size, layer, base, err)) return false;
     return true;
 }
 

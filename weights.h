@@ -37,13 +37,13 @@ const char *dtype_name(Dtype d);        /* "F32", ... */
 /* One row of a model's table of tensors: a name, its shape in the model's own letters, where the pointer goes. */
 typedef struct {
     const char *name; /* with one "%zu" for the layer, if per layer */
-    size_t dims, shape[2];
-    size_t slot; /* offsetof(Layer or Model, member), a const float * */
-} TensorSpec;
-/* Find one tensor, demand F32 and exactly this shape, store the pointer at (char *)base + slot. Values are not scanned here: a 2 GB
- * model starts at once, and the programs check what they compute (a NaN is reported where it first shows).
+    int rows, cols;   /* letters: indices into the model's sizes; cols -1 for a vector */
+    size_t slot;      /* offsetof(Layer or Model, member), a const float * */
+} TensorRow;
+/* Find each tensor of a table, demand F32 and exactly this shape, store the pointers at (char *)base + slot. Values are not scanned here: a
+ * 2 GB model starts at once, and the programs check what they compute (a NaN is reported where it first shows).
  * Errors: BAD_MODEL naming file, tensor, the shape wanted and the one found, and export.py. */
-bool weights_bind(const Weights *w, const TensorSpec *spec, size_t layer, void *base, Error *err);
+bool weights_bind(const Weights *w, const TensorRow *row, size_t rows, const size_t *size, size_t layer, void *base, Error *err);
 /* A U8 tensor by name. Errors: BAD_MODEL. */
 bool weights_bytes_tensor(const Weights *w, const char *name, const unsigned char **data, size_t *len, Error *err);
 

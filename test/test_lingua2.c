@@ -147,6 +147,6 @@ int main(void) {
     test_context_rate();
     test_escapes();
     test_numbers();
-    (void)commands, (void)put_commands;
+    (void)commands;
     return check_end();
 }

@@ -1,0 +1,195 @@
+/* program.c - see program.h. */
+#include "program.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tensor.h"
+
+/* ---- in and out ---- */
+
+bool print_out(const Bytes *text, Error *err) {
+    if (text->len && (fwrite(text->at, 1, text->len, stdout) != text->len || fflush(stdout) != 0))
+        return fail(err, BAD_SYSTEM, "standard output cannot be written: %s", strerror(errno));
+    return true;
+}
+
+bool read_text(const char *path, Bytes *text, Error *err) {
+    size_t bad;
+    if (!file_read(path, text, err)) return false;
+    if (utf8_valid(text->at, text->len, &bad)) return true;
+    bytes_free(text);
+    return fail(err, BAD_INPUT, "%s: byte %zu: the text is not UTF-8", path, bad);
+}
+
+bool next_line(FILE *f, Bytes *line) {
+    line->len = 0;
+    int c;
+    while ((c = getc(f)) != EOF && c != '\n') {
+        char byte = (char)c;
+        bytes_add(line, &byte, 1);
+    }
+    return c != EOF || line->len > 0;
+}
+
+bool parse_ids(const Bytes *text, uint32_t **id, size_t *n, Error *err) {
+    const char *at = text->at;
+    *id = mem_new(text->len / 2 + 1, sizeof **id);
+    for (;;) {
+        size_t digits = strspn(at, "0123456789");
+        if (digits == 0 || digits > 9) return fail(err, BAD_USAGE, "--ids takes whole numbers with commas between them, not '%.50s'", at);
+        (*id)[(*n)++] = (uint32_t)strtoul(at, NULL, 10);
+        at += digits;
+        if (*at == 0) return true;
+        if (*at++ != ',') return fail(err, BAD_USAGE, "--ids takes whole numbers with commas between them, not '%.50s'", at - 1);
+    }
+}
+
+/* ---- model files ---- */
+
+#ifndef SHARE
+#define SHARE "/usr/local/share/lingua2" /* where `make install` puts models/ */
+#endif
+
+void models_path(const Common *c, const char *name, Bytes *path) {
+    char self[4096];
+    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (len < 0) len = snprintf(self, sizeof self, "%s", c->program);
+    if (len >= (ssize_t)sizeof self) len = 0;
+    self[len] = 0;
+    char *slash = strrchr(self, '/');
+    bytes_printf(path, "%.*s/models/%s", slash ? (int)(slash - self) : 1, slash ? self : ".", name);
+    if (access(path->at, R_OK) == 0) return;
+    path->len = 0;
+    bytes_printf(path, "%s/models/%s", SHARE, name);
+}
+
+bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *err) {
+    if (!weights_open(w, path, err)) return false;
+    if (tokenizer_open(t, *w, err)) return true;
+    weights_close(*w);
+    return false;
+}
+
+void put_info(const Weights *w, bool json, Bytes *out) {
+    static const char *const meta[] = {"format", "architecture", "family", "config", "tokenizer", "new_token_base", "source_sha256", "content_sha256"};
+    size_t parameters = 0;
+    if (json) bytes_text(out, "{\"metadata\": {");
+    for (size_t i = 0, shown = 0; i < sizeof meta / sizeof *meta; i++) {
+        const char *value = weights_meta(w, meta[i]);
+        if (!value) continue;
+        if (json) {
+            bytes_printf(out, "%s\"%s\": ", shown++ ? ", " : "", meta[i]);
+            json_put_string(out, value, strlen(value));
+        } else bytes_printf(out, "%-16s %.300s%s\n", meta[i], value, strlen(value) > 300 ? "..." : "");
+    }
+    if (json) bytes_text(out, "}, \"tensors\": [");
+    for (size_t i = 0; i < weights_count(w); i++) {
+        const Tensor *t = weights_at(w, i);
+        if (t->dtype == DTYPE_F32) parameters += t->count;
+        if (json) {
+            bytes_printf(out, "%s{\"name\": ", i ? ", " : "");
+            json_put_string(out, t->name, strlen(t->name));
+            bytes_printf(out, ", \"dtype\": \"%s\", \"shape\": [", dtype_name(t->dtype));
+        } else bytes_printf(out, "%-56s %s [", t->name, dtype_name(t->dtype));
+        for (size_t d = 0; d < t->dims; d++) bytes_printf(out, "%s%zu", d ? ", " : "", t->shape[d]);
+        bytes_text(out, json ? "]}" : "]\n");
+    }
+    if (json) bytes_printf(out, "], \"parameters\": %zu, \"bytes\": %zu}\n", parameters, weights_bytes(w));
+    else bytes_printf(out, "%zu parameters, %zu bytes\n", parameters, weights_bytes(w));
+}
+
+/* ---- configuration ---- */
+
+bool config_open(const Weights *w, Json *config, Error *err) {
+    const char *text = weights_meta(w, "config");
+    Error detail;
+    if (!text) return fail(err, BAD_MODEL, "%s: holds no model configuration (a tokenizer alone?); make model files with export.py", weights_path(w));
+    if (json_parse(text, strlen(text), config, &detail)) return true;
+    return fail(err, BAD_MODEL, "%s: the configuration is no JSON: %.300s", weights_path(w), detail.text);
+}
+
+bool config_size(const Json *config, const char *key, const char *path, size_t *out, Error *err) {
+    if (json_size(json_get(config, key), MAX_CONFIG, out) && *out > 0) return true;
+    return fail(err, BAD_MODEL, "%s: %s in the configuration is missing or no whole number from 1 to %d; export the model again", path, key, MAX_CONFIG);
+}
+
+bool config_epsilon(const Json *config, const char *key, const char *path, double *out, Error *err) {
+    const Json *eps = json_get(config, key);
+    if (!eps || eps->type != JSON_NUMBER || !(eps->number >= 0 && eps->number < 1))
+        return fail(err, BAD_MODEL, "%s: %s in the configuration is no number from 0 to 1", path, key);
+    *out = eps->number;
+    return true;
+}
+
+bool config_activation(const Json *config, const char *key, const char *path, CrFunction *act, Error *err) {
+    static const struct { const char *name; CrFunction f; } known[] = {{"gelu", CR_GELU}, {"gelu_new", CR_GELU_NEW}, {"gelu_pytorch_tanh", CR_GELU_NEW},
+                                                                      {"relu", CR_RELU}, {"silu", CR_SILU}, {"swish", CR_SILU}};
+    const Json *name = json_get(config, key);
+    for (size_t i = 0; name && name->type == JSON_STRING && i < sizeof known / sizeof *known; i++)
+        if (strcmp(name->text, known[i].name) == 0) return *act = known[i].f, true;
+    return fail(err, BAD_MODEL, "%s: %s in the configuration is none of gelu, gelu_new, gelu_pytorch_tanh, relu, silu", path, key);
+}
+
+/* ---- commands ---- */
+
+bool command_start(Common *c, const char *usage, const CliOption *own, size_t n, int argc, char **argv, bool *done) {
+    const CliOption common[] = {
+        {"json", NULL, CLI_FLAG, &c->json, 0, 0, "print JSON"},
+        {"math", "fast|reference", CLI_TEXT, &c->math, 0, 0, "float32 or float64 sums (default fast)"},
+        {"threads", "N", CLI_WHOLE, &c->threads, 1, 1024, "how many threads (default: the cores)"},
+        {"-q, quiet", NULL, CLI_FLAG, &c->quiet, 0, 0, "say nothing but errors on standard error"},
+    };
+    enum { COMMON = sizeof common / sizeof *common };
+    CliOption all[MAX_OWN_OPTIONS + COMMON];
+    for (size_t i = 0; i < n; i++) all[i] = own[i];
+    for (size_t i = 0; i < COMMON; i++) all[n + i] = common[i];
+    bool help = false;
+    if (!cli_parse(all, n + COMMON, argc, argv, &c->file, &help, c->err)) return false;
+    *done = help;
+    if (help) {
+        Bytes out = {0};
+        bytes_printf(&out, "%s\n\n", usage);
+        cli_help(all, n + COMMON, &out);
+        bool ok = print_out(&out, c->err);
+        bytes_free(&out);
+        return ok;
+    }
+    const bool reference = c->math.len && strcmp(c->math.at, "reference") == 0;
+    if (c->math.len && !reference && strcmp(c->math.at, "fast")) return fail(c->err, BAD_USAGE, "--math is fast or reference, not '%.50s'", c->math.at);
+    return tensor_start(reference ? MATH_REFERENCE : MATH_FAST, (int)c->threads, c->err);
+}
+
+static void put_names(const Command *command, size_t n, Bytes *out) {
+    for (size_t i = 0; i < n; i++) bytes_printf(out, "%s%s", i == 0 ? "" : i + 1 == n ? " and " : ", ", command[i].name);
+}
+
+static bool run_command(const char *name, const Command *command, size_t n, Common *c, int argc, char **argv, Bytes *text) {
+    bytes_printf(text, "usage: %s COMMAND [options]      %s COMMAND --help tells each one's options\n\n", name, name);
+    for (size_t i = 0; i < n; i++) bytes_printf(text, "  %-10s %s\n", command[i].name, command[i].help);
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) return print_out(text, c->err);
+    for (size_t i = 0; argc > 1 && i < n; i++)
+        if (strcmp(argv[1], command[i].name) == 0) return command[i].run(c, argc - 1, argv + 1);
+    text->len = 0;
+    put_names(command, n, text);
+    if (argc < 2) return fail(c->err, BAD_USAGE, "which command? %s exist; --help tells more", text->at);
+    return fail(c->err, BAD_USAGE, "there is no command '%.50s': %s exist", argv[1], text->at);
+}
+
+int program_main(const char *name, const Command *command, size_t n, int argc, char **argv) {
+    Error err = {0};
+    Common c = {.program = argv[0], .err = &err};
+    Bytes text = {0};
+    signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of writing, with a message and exit code 4 */
+    const bool ok = run_command(name, command, n, &c, argc, argv, &text);
+    bytes_free(&text);
+    texts_free(&c.file);
+    bytes_free(&c.model);
+    bytes_free(&c.math);
+    if (ok) return DONE;
+    fprintf(stderr, "%s: %s\n", name, err.text);
+    return err.code;
+}
