@@ -1,7 +1,10 @@
-"""Hugging Face checkpoint -> one flat float32 file that lingua2 reads in place (docs/FORMAT.md). Python standard library alone.
+"""Hugging Face checkpoint -> one flat float32 file that lingua2 and mend read in place (docs/FORMAT.md). Python standard library alone.
 
 usage: python3 export.py SOURCE -o FILE [-v]      SOURCE: a directory, or a hub id such as microsoft/llmlingua-2-xlm-roberta-large-meetingbank
+       python3 export.py SOURCE --mend CKPT -o FILE [-v]      SOURCE: the distiller's base model, for its configuration and tokenizer; CKPT: the
+                                                              MEND checkpoint (a file or its directory), whose tensors are named hypernet.*
 
+Takes token classifiers (BERT, XLM-RoBERTa), GPT-2, T5 (whole or encoder) and MEND distillers of GPT-2 and T5.
 Reads config.json; model.safetensors, sharded safetensors, pytorch_model.bin (zip and legacy) and its shards; the tokenizer files. A hub id is
 downloaded with progress, resumed where it broke off, into $XDG_CACHE_HOME/lingua2; HF_ENDPOINT and HF_TOKEN are honoured. Pickles are read by a
 reader that can make tensors and nothing else. F16 and BF16 widen exactly; F64 is taken only where float32 holds it exactly.
@@ -35,25 +38,90 @@ class Refused(Exception):
     """The source cannot be exported: the message says what is wrong and where."""
 
 
-# ---- what the flat file holds: flat name -> is the matrix transposed, one table per architecture ----
+# ---- what the flat file holds: (flat name, shape in letters, stored transposed), one table per architecture ----
+# A checkpoint's Linear weights are [out, in] and are stored [in, out]; GPT-2's are [in, out] already. A matrix that is embedding and output
+# head in one is stored [C, V], so that the head streams it.
 
-ENCODER = [("embeddings.word_embeddings.weight", False), ("embeddings.position_embeddings.weight", False), ("embeddings.token_type_embeddings.weight", False),
-           ("embeddings.LayerNorm.weight", False), ("embeddings.LayerNorm.bias", False)]
-ENCODER_LAYER = [("attention.self.query", True), ("attention.self.key", True), ("attention.self.value", True), ("attention.output.dense", True),
-                 ("attention.output.LayerNorm", False), ("intermediate.dense", True), ("output.dense", True), ("output.LayerNorm", False)]
-PREFIX = {"BertForTokenClassification": "bert.", "XLMRobertaForTokenClassification": "roberta."}
+def weight_and_bias(name, shape, transposed):
+    return [(name + ".weight", shape, transposed), (name + ".bias", shape[:1] if transposed else shape[-1:], False)]
 
 
-def tensor_table(architecture, config):
-    """[(flat name, name in the checkpoint, transposed)]"""
-    prefix = PREFIX[architecture]
-    rows = [(name, prefix + name, transposed) for name, transposed in ENCODER]
-    for layer in range(config["num_hidden_layers"]):
-        for name, matrix in ENCODER_LAYER:
-            for part in ("weight", "bias"):
-                flat = "encoder.layer.%d.%s.%s" % (layer, name, part)
-                rows.append((flat, prefix + flat, matrix and part == "weight"))
-    return rows + [("classifier.weight", "classifier.weight", True), ("classifier.bias", "classifier.bias", False)]
+def classifier_table(L, **_):
+    rows = [("embeddings.word_embeddings.weight", "VC", False), ("embeddings.position_embeddings.weight", "PC", False),
+            ("embeddings.token_type_embeddings.weight", "YC", False)] + weight_and_bias("embeddings.LayerNorm", "C", False)
+    for i in range(L):
+        for name, shape in (("attention.self.query", "CC"), ("attention.self.key", "CC"), ("attention.self.value", "CC"), ("attention.output.dense", "CC"),
+                            ("attention.output.LayerNorm", "C"), ("intermediate.dense", "FC"), ("output.dense", "CF"), ("output.LayerNorm", "C")):
+            rows += weight_and_bias("encoder.layer.%d.%s" % (i, name), shape, len(shape) == 2)
+    return rows + weight_and_bias("classifier", "KC", True)
+
+
+def gpt2_table(L, **_):
+    rows = [("wte.weight", "VC", True), ("wpe.weight", "PC", False)]
+    for i in range(L):
+        for name, shape in (("ln_1", "C"), ("attn.c_attn", "CQ"), ("attn.c_proj", "CC"), ("ln_2", "C"), ("mlp.c_fc", "CF"), ("mlp.c_proj", "FC")):
+            rows += weight_and_bias("h.%d.%s" % (i, name), shape, False)
+    return rows + weight_and_bias("ln_f", "C", False)
+
+
+def t5_attention(name):
+    return [("%s.%s.weight" % (name, part), "CE" if part == "o" else "EC", True) for part in "qkvo"]
+
+
+def t5_stack(stack, L, gated, cross):
+    rows = [(stack + ".block.0.layer.0.SelfAttention.relative_attention_bias.weight", "RH", False)]
+    for i in range(L):
+        layer = "%s.block.%d.layer." % (stack, i)
+        rows += t5_attention(layer + "0.SelfAttention") + [(layer + "0.layer_norm.weight", "C", False)]
+        if cross:
+            rows += t5_attention(layer + "1.EncDecAttention") + [(layer + "1.layer_norm.weight", "C", False)]
+        last = layer + ("2" if cross else "1")
+        rows += [(last + ".DenseReluDense.%s.weight" % w, "FC", True) for w in (("wi_0", "wi_1") if gated else ("wi",))]
+        rows += [(last + ".DenseReluDense.wo.weight", "CF", True), (last + ".layer_norm.weight", "C", False)]
+    return rows + [(stack + ".final_layer_norm.weight", "C", False)]
+
+
+def t5_table(L, M, gated, tied, **_):
+    head = [] if tied else [("lm_head.weight", "VC", True)]
+    return [("shared.weight", "VC", tied)] + t5_stack("encoder", L, gated, False) + t5_stack("decoder", M, gated, True) + head
+
+
+def t5_encoder_table(L, gated, **_):
+    return [("shared.weight", "VC", False)] + t5_stack("encoder", L, gated, False)
+
+
+# architecture: (table, prefix of its tensors in the checkpoint)
+TABLES = {"BertForTokenClassification": (classifier_table, "bert."), "XLMRobertaForTokenClassification": (classifier_table, "roberta."),
+          "GPT2LMHeadModel": (gpt2_table, "transformer."), "GPT2Model": (gpt2_table, ""), "T5ForConditionalGeneration": (t5_table, ""),
+          "T5EncoderModel": (t5_encoder_table, "")}
+WORDS = ("embeddings.word_embeddings.weight", "wte.weight", "shared.weight")  # the one that says how many pieces there are
+
+
+def tensor_table(architecture, letters, sources, mend):
+    """[(flat name, name in the checkpoint, shape, transposed)]; puts V, and v of a distiller, into letters."""
+    make, prefix = TABLES[architecture]
+    if mend:
+        make, prefix = t5_encoder_table if make is t5_table else make, "hypernet."
+    elif prefix and not any(name.startswith(prefix) for name in sources):
+        prefix = ""
+    rows = []
+    for flat, shape, transposed in make(**letters):
+        name = flat if flat.split(".")[0] in ("classifier", "lm_head") else prefix + flat
+        if flat in WORDS:
+            if name not in sources and prefix + "encoder.embed_tokens.weight" in sources:
+                name = prefix + "encoder.embed_tokens.weight"
+            found = sources[name].shape if name in sources else ()
+            letters["V"] = found[0] if len(found) == 2 else 0
+        rows.append((flat, name, tuple(letters[c] for c in shape), transposed))
+    if mend:
+        prompt, pooler = sources.get(prefix + "init_prompt_weight"), sources.get(prefix + "adap_pooler.dense.weight")
+        v = prompt.shape[0] if prompt and len(prompt.shape) == 2 else 0
+        rows.append(("init_prompt_weight", prefix + "init_prompt_weight", (v, letters["C"]), False))
+        if pooler:
+            out = pooler.shape[0] if len(pooler.shape) == 2 else 0
+            rows += [("adap_pooler.dense.weight", prefix + "adap_pooler.dense.weight", (out, letters["C"]), True),
+                     ("adap_pooler.dense.bias", prefix + "adap_pooler.dense.bias", (out,), False)]
+    return rows
 
 
 # ---- source tensors: each a name, dtype, shape and a way to get its little-endian bytes in C order ----
@@ -309,24 +377,68 @@ def mean_row(values, rows, cols):
 def architecture_of(config):
     names = config.get("architectures") or []
     for name in names:
-        if name in PREFIX:
+        if name in TABLES:
             return name
-    raise Refused("config.json: architecture %s; possible are %s (a classifier with two labels is needed)" % (names or "is missing", ", ".join(PREFIX)))
+    raise Refused("config.json: architecture %s; possible are %s" % (names or "is missing", ", ".join(TABLES)))
 
 
-def check_config(config):
-    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings", "type_vocab_size"):
-        if not isinstance(config.get(key), int) or config[key] < 1:
+def sizes(config, *keys):
+    for key in keys:
+        if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
             raise Refused("config.json: %s is missing or no positive whole number" % key)
-    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
-        raise Refused("config.json: hidden_act %r; possible are %s" % (config["hidden_act"], ", ".join(ACTIVATIONS)))
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise Refused("config.json: position_embedding_type %r; only absolute is possible" % config["position_embedding_type"])
+    return [config[key] for key in keys]
+
+
+def demand(config, key, default, possible):
+    value = config.get(key, default)
+    if value not in possible:
+        raise Refused("config.json: %s %r; possible: %s" % (key, value, ", ".join(map(str, possible))))
+
+
+def classifier_letters(config):
+    config.setdefault("hidden_act", "gelu")
+    config.setdefault("layer_norm_eps", 1e-12)
+    L, C, _, F, P, Y = sizes(config, "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings", "type_vocab_size")
+    demand(config, "hidden_act", "gelu", ACTIVATIONS)
+    demand(config, "position_embedding_type", "absolute", ("absolute",))
     labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
     if labels != 2:
         raise Refused("config.json: %d labels; LLMLingua-2 has two, drop and keep" % labels)
     if config.get("is_decoder"):
         raise Refused("config.json: a decoder; the encoder must look both ways")
+    return dict(L=L, C=C, F=F, P=P, Y=Y, K=2)
+
+
+def gpt2_letters(config):
+    if config.get("n_inner") is None:
+        config["n_inner"] = 4 * sizes(config, "n_embd")[0]
+    config.setdefault("activation_function", "gelu_new")
+    config.setdefault("layer_norm_epsilon", 1e-5)
+    L, C, _, F, P = sizes(config, "n_layer", "n_embd", "n_head", "n_inner", "n_positions")
+    demand(config, "activation_function", "gelu_new", ACTIVATIONS)
+    demand(config, "scale_attn_weights", True, (True,))
+    demand(config, "scale_attn_by_inverse_layer_idx", False, (False,))
+    demand(config, "add_cross_attention", False, (False,))
+    return dict(L=L, C=C, F=F, P=P, Q=3 * C)
+
+
+def t5_letters(config):
+    config.setdefault("num_decoder_layers", config.get("num_layers"))
+    config.setdefault("feed_forward_proj", "relu")
+    config.setdefault("relative_attention_num_buckets", 32)
+    config.setdefault("relative_attention_max_distance", 128)
+    config.setdefault("layer_norm_epsilon", 1e-6)
+    config.setdefault("tie_word_embeddings", True)
+    config.setdefault("decoder_start_token_id", 0)
+    L, M, C, D, H, F, R, _ = sizes(config, "num_layers", "num_decoder_layers", "d_model", "d_kv", "num_heads", "d_ff", "relative_attention_num_buckets",
+                                   "relative_attention_max_distance")
+    demand(config, "feed_forward_proj", "relu", ("relu", "gated-gelu"))
+    return dict(L=L, M=M, C=C, E=H * D, H=H, F=F, R=R, gated=config["feed_forward_proj"].startswith("gated"), tied=bool(config["tie_word_embeddings"]))
+
+
+def letters_of(architecture, config):
+    """The sizes, by letter; fills in what the configuration leaves to the reference's defaults."""
+    return (gpt2_letters if architecture.startswith("GPT2") else t5_letters if architecture.startswith("T5") else classifier_letters)(config)
 
 
 def family_of(name, architecture):
@@ -338,18 +450,6 @@ def family_of(name, architecture):
     return "bert" if architecture.startswith("Bert") else "xlm-roberta"
 
 
-def expected_shape(name, config, rows):
-    C, F = config["hidden_size"], config["intermediate_size"]
-    if name.startswith("embeddings.") and name.endswith("embeddings.weight"):
-        return ({"word": rows, "position": config["max_position_embeddings"], "token_type": config["type_vocab_size"]}[name[11:].split("_emb")[0]], C)
-    if name.startswith("classifier."):
-        return (2, C) if name.endswith("weight") else (2,)
-    if "LayerNorm" in name:
-        return (C,)
-    out, inner = (F, C) if "intermediate" in name else (C, F) if name.split(".")[3] == "output" else (C, C)
-    return (out, inner) if name.endswith("weight") else (out,)
-
-
 def sha256_of(files):
     digest = hashlib.sha256()
     for path in files:
@@ -359,44 +459,52 @@ def sha256_of(files):
     return digest.hexdigest()
 
 
-def export(directory, name, out, verbose):
+def mend_files(path):
+    return weight_files(path) if os.path.isdir(path) else [path]
+
+
+def export(directory, name, out, mend, verbose):
     with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     if not isinstance(config, dict):
         raise Refused("config.json: no JSON object")
     architecture = architecture_of(config)
-    check_config(config)
-    config = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
-    files = weight_files(directory)
+    letters = letters_of(architecture, config)
+    if mend and TABLES[architecture][0] is classifier_table:
+        raise Refused("config.json: a MEND distiller is a GPT-2 or a T5, not %s" % architecture)
+    files = mend_files(mend) if mend else weight_files(directory)
     sources = load_sources(files)
-    table = tensor_table(architecture, config)
-    missing = [source for _, source, _ in table if source not in sources]
+    table = tensor_table(architecture, letters, sources, mend)
+    missing = [source for _, source, _, _ in table if source not in sources]
     if missing:
         raise Refused("the checkpoint lacks %d tensors: %s%s" % (len(missing), ", ".join(missing[:8]), ", ..." if len(missing) > 8 else ""))
-    ignored = sorted(set(sources) - {source for _, source, _ in table})
-    words = sources[table[0][1]]
+    ignored = sorted(set(sources) - {source for _, source, _, _ in table})
     tokenizer, settings, why = tokenizer_tensors(directory)
     if why:
         sys.stderr.write("warning: no tokenizer: %s; the programs will need --ids\n" % why)
-    rows = words.shape[0] if len(words.shape) == 2 else 0
+    rows = letters["V"]
+    classifier = TABLES[architecture][0] is classifier_table
     base = rows
     if tokenizer:
         base = max([len(tokenizer["tokenizer.piece_ends"]) // 4] + [a["id"] + 1 for a in settings["added"] if not a["text"].startswith("[NEW")])
         settings["added"] = [a for a in settings["added"] if a["id"] < base]
         if rows < base:
             raise Refused("the tokenizer has %d pieces, the embedding %d rows" % (base, rows))
-    new_rows = 0 if rows >= base + NEW_TOKENS else base + NEW_TOKENS - rows
+    new_rows = max(0, base + NEW_TOKENS - rows) if classifier else 0
     plan, at = [], 0
-    for flat, source, transposed in table:
-        shape = tuple(sources[source].shape)
-        if shape != expected_shape(flat, config, rows):
-            raise Refused("tensor %s has shape %s, the configuration wants %s" % (source, list(shape), list(expected_shape(flat, config, rows))))
-        if flat == table[0][0]:
+    for flat, source, shape, transposed in table:
+        if tuple(sources[source].shape) != shape:
+            raise Refused("tensor %s has shape %s, the configuration wants %s" % (source, list(sources[source].shape), list(shape)))
+        if classifier and flat in WORDS:
             shape = (rows + new_rows, shape[1])
         plan.append((flat, source, transposed, shape[::-1] if transposed else shape, at))
         at += 4 * elements(shape)
-    header = {"__metadata__": {"format": "prompt-flat-1", "architecture": architecture, "family": family_of(name, architecture), "config": json.dumps(config),
-                               "source_sha256": sha256_of(files), "content_sha256": "0" * 64, "new_token_base": str(base)}}
+    if mend:
+        architecture = "MendGPT2" if architecture.startswith("GPT2") else "MendT5"
+    header = {"__metadata__": {"format": "prompt-flat-1", "architecture": architecture, "config": json.dumps(config), "source_sha256": sha256_of(files),
+                               "content_sha256": "0" * 64}}
+    if classifier:
+        header["__metadata__"].update(family=family_of(name, architecture), new_token_base=str(base))
     if tokenizer:
         header["__metadata__"]["tokenizer"] = json.dumps(settings)
     for flat, _, _, shape, start in plan:
@@ -536,6 +644,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("source", metavar="SOURCE")
     arguments.add_argument("-o", "--output", metavar="FILE", required=True)
+    arguments.add_argument("--mend", metavar="CKPT", help="the MEND checkpoint; SOURCE is then its base model")
     arguments.add_argument("-v", "--verbose", action="store_true", help="list every tensor")
     args = arguments.parse_args()
     try:
@@ -543,7 +652,7 @@ def main():
         if not is_hub_id and not os.path.isdir(args.source):
             raise Refused("%s: no directory" % args.source)
         directory = download(args.source) if is_hub_id else args.source
-        export(directory, args.source if is_hub_id else os.path.abspath(directory), args.output, args.verbose)
+        export(directory, args.source if is_hub_id else os.path.abspath(directory), args.output, args.mend, args.verbose)
     except Refused as why:
         sys.stderr.write("export.py: %s\n" % why)
         return 1
