@@ -1,0 +1,993 @@
+/* mend.c - MEND in plain C: demonstrations go in once, a few vectors come out, and a frozen language model reads those in their place.
+ *
+ * The idea (Li et al. 2024, arXiv 2403.06914): in-context learning puts K demonstrations before each query, and the language model pays for all
+ * of them every time. A small model, the distiller, reads them once and gives v vectors S; the language model then reads [S ; x].
+ *
+ *   demonstrations -> tokens -> [E(demos) ; P] -> distiller -> its last v rows -> S      once
+ *   [S ; x] -> language model -> log p(option) for each option, or text                   for each query
+ *
+ * This file, top to bottom: the models (one table of tensors each), GPT-2, T5, a language model's state (what it has read), prompts from
+ * MetaICL's examples, distillation, scores and texts, evaluation, cost, commands.
+ *
+ * Letters: N rows, B sequences, T rows of a sequence, C hidden size, H heads of D, E = H*D, F feed-forward size, L layers, V pieces,
+ * P positions, R buckets of relative positions, U virtual rows (the paper's v), O the hidden size of the language model that reads them.
+ *
+ * The half for T5 is our reading of the paper: the authors released the distiller for GPT-2 alone.
+ * Left out on purpose: beam search, GPUs, quantised weights.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "json.h"
+#include "program.h"
+#include "tensor.h"
+#include "tokenizer.h"
+#include "weights.h"
+
+/* ==== the models ==================================================================================================================
+ * What a flat file of a GPT-2, a T5 or a distiller holds, checked before use. */
+
+typedef enum { GPT2, T5 } Kind;
+enum { LETTER_V, LETTER_P, LETTER_C, LETTER_Q, LETTER_F, LETTER_E, LETTER_R, LETTER_H, LETTER_U, LETTER_O, LETTERS };
+enum { MAX_LAYERS = 1000 };
+
+typedef struct {
+    const float *ln1_g, *ln1_b, *qkv_w, *qkv_b, *o_w, *o_b;     /* [C], [C], [C,3C], [3C], [C,C], [C] */
+    const float *ln2_g, *ln2_b, *up_w, *up_b, *down_w, *down_b; /* [C], [C], [C,F], [F], [F,C], [C] */
+} Gpt2Layer;
+
+typedef struct {
+    const float *q, *k, *v, *o, *ln_g; /* [C,E], [C,E], [C,E], [E,C], [C] */
+} T5Attention;
+
+typedef struct {
+    T5Attention self, cross;
+    const float *up, *gate, *down, *ln_g; /* [C,F], [C,F] or NULL, [F,C], [C] */
+} T5Layer;
+
+typedef struct {
+    T5Layer *layer; /* [L] */
+    size_t L;
+    const float *position_w, *ln_g; /* [R,H], [C] */
+    bool decoder;
+} T5Stack;
+
+typedef struct {
+    Kind kind;
+    const float *wte, *wpe, *ln_g, *ln_b; /* [C,V] or [V,C], [P,C], [C], [C] */
+    const float *head;                    /* [C,V]; NULL: no language model */
+    const float *prompt, *pool_w, *pool_b; /* a distiller's P [U,C]; its adap_pooler [C,O], [O], or NULL */
+    Gpt2Layer *gpt2;                      /* [L] */
+    T5Stack encoder, decoder;
+    size_t size[LETTERS], L, H, D;
+    double eps;
+    CrFunction act;
+    bool wte_is_head, tied; /* wte is stored as [C,V]; T5: the head takes x * C^-0.5 */
+    size_t max_distance;
+    uint32_t start_id; /* T5: what the decoder reads first */
+    Weights *weights;
+    Tokenizer *tokenizer; /* NULL if the file holds none */
+    Error no_tokenizer;   /* then: why */
+} Model;
+
+static const TensorRow gpt2_table[] = {
+    {"wte.weight", LETTER_C, LETTER_V, offsetof(Model, wte)},
+    {"wpe.weight", LETTER_P, LETTER_C, offsetof(Model, wpe)},
+    {"ln_f.weight", LETTER_C, -1, offsetof(Model, ln_g)},
+    {"ln_f.bias", LETTER_C, -1, offsetof(Model, ln_b)},
+};
+static const TensorRow gpt2_layer_table[] = {
+    {"h.%zu.ln_1.weight", LETTER_C, -1, offsetof(Gpt2Layer, ln1_g)},
+    {"h.%zu.ln_1.bias", LETTER_C, -1, offsetof(Gpt2Layer, ln1_b)},
+    {"h.%zu.attn.c_attn.weight", LETTER_C, LETTER_Q, offsetof(Gpt2Layer, qkv_w)},
+    {"h.%zu.attn.c_attn.bias", LETTER_Q, -1, offsetof(Gpt2Layer, qkv_b)},
+    {"h.%zu.attn.c_proj.weight", LETTER_C, LETTER_C, offsetof(Gpt2Layer, o_w)},
+    {"h.%zu.attn.c_proj.bias", LETTER_C, -1, offsetof(Gpt2Layer, o_b)},
+    {"h.%zu.ln_2.weight", LETTER_C, -1, offsetof(Gpt2Layer, ln2_g)},
+    {"h.%zu.ln_2.bias", LETTER_C, -1, offsetof(Gpt2Layer, ln2_b)},
+    {"h.%zu.mlp.c_fc.weight", LETTER_C, LETTER_F, offsetof(Gpt2Layer, up_w)},
+    {"h.%zu.mlp.c_fc.bias", LETTER_F, -1, offsetof(Gpt2Layer, up_b)},
+    {"h.%zu.mlp.c_proj.weight", LETTER_F, LETTER_C, offsetof(Gpt2Layer, down_w)},
+    {"h.%zu.mlp.c_proj.bias", LETTER_C, -1, offsetof(Gpt2Layer, down_b)},
+};
+static const TensorRow t5_tied_table[] = {{"shared.weight", LETTER_C, LETTER_V, offsetof(Model, wte)}};
+static const TensorRow t5_words_table[] = {{"shared.weight", LETTER_V, LETTER_C, offsetof(Model, wte)}};
+static const TensorRow t5_head_table[] = {{"lm_head.weight", LETTER_C, LETTER_V, offsetof(Model, head)}};
+#define T5_STACK_ROWS(stack)                                                                                                              \
+    {stack ".block.0.layer.0.SelfAttention.relative_attention_bias.weight", LETTER_R, LETTER_H, offsetof(T5Stack, position_w)},           \
+    {stack ".final_layer_norm.weight", LETTER_C, -1, offsetof(T5Stack, ln_g)}
+#define T5_ATTENTION_ROWS(name, norm, member)                                       \
+    {name ".q.weight", LETTER_C, LETTER_E, offsetof(T5Layer, member.q)},            \
+    {name ".k.weight", LETTER_C, LETTER_E, offsetof(T5Layer, member.k)},            \
+    {name ".v.weight", LETTER_C, LETTER_E, offsetof(T5Layer, member.v)},            \
+    {name ".o.weight", LETTER_E, LETTER_C, offsetof(T5Layer, member.o)},            \
+    {norm ".layer_norm.weight", LETTER_C, -1, offsetof(T5Layer, member.ln_g)}
+#define T5_OUTPUT_ROWS(layer)                                                                  \
+    {layer ".DenseReluDense.wo.weight", LETTER_F, LETTER_C, offsetof(T5Layer, down)},          \
+    {layer ".layer_norm.weight", LETTER_C, -1, offsetof(T5Layer, ln_g)}
+#define T5_RELU_ROWS(layer) {layer ".DenseReluDense.wi.weight", LETTER_C, LETTER_F, offsetof(T5Layer, up)}
+#define T5_GATED_ROWS(layer)                                                                   \
+    {layer ".DenseReluDense.wi_0.weight", LETTER_C, LETTER_F, offsetof(T5Layer, up)},          \
+    {layer ".DenseReluDense.wi_1.weight", LETTER_C, LETTER_F, offsetof(T5Layer, gate)}
+static const TensorRow encoder_table[] = {T5_STACK_ROWS("encoder")}, decoder_table[] = {T5_STACK_ROWS("decoder")};
+static const TensorRow encoder_layer_table[] = {
+    T5_ATTENTION_ROWS("encoder.block.%zu.layer.0.SelfAttention", "encoder.block.%zu.layer.0", self), T5_OUTPUT_ROWS("encoder.block.%zu.layer.1")};
+static const TensorRow encoder_relu_table[] = {T5_RELU_ROWS("encoder.block.%zu.layer.1")}, encoder_gated_table[] = {T5_GATED_ROWS("encoder.block.%zu.layer.1")};
+static const TensorRow decoder_layer_table[] = {
+    T5_ATTENTION_ROWS("decoder.block.%zu.layer.0.SelfAttention", "decoder.block.%zu.layer.0", self),
+    T5_ATTENTION_ROWS("decoder.block.%zu.layer.1.EncDecAttention", "decoder.block.%zu.layer.1", cross), T5_OUTPUT_ROWS("decoder.block.%zu.layer.2")};
+static const TensorRow decoder_relu_table[] = {T5_RELU_ROWS("decoder.block.%zu.layer.2")}, decoder_gated_table[] = {T5_GATED_ROWS("decoder.block.%zu.layer.2")};
+static const TensorRow prompt_table[] = {{"init_prompt_weight", LETTER_U, LETTER_C, offsetof(Model, prompt)}};
+static const TensorRow pooler_table[] = {{"adap_pooler.dense.weight", LETTER_C, LETTER_O, offsetof(Model, pool_w)},
+                                         {"adap_pooler.dense.bias", LETTER_O, -1, offsetof(Model, pool_b)}};
+#define BIND(table, layer, base) weights_bind(m->weights, table, sizeof(table) / sizeof *(table), m->size, layer, base, err)
+
+/* Sizes by their key in the configuration. */
+typedef struct {
+    const char *key;
+    size_t *to;
+} Size;
+static bool read_sizes(const Model *m, const Json *config, const Size *size, size_t n, Error *err) {
+    for (size_t i = 0; i < n; i++)
+        if (!config_size(config, size[i].key, weights_path(m->weights), size[i].to, err)) return false;
+    return true;
+}
+
+/* The number of rows (axis 0) or columns (1) a matrix has in the file, 0 if it is not there. */
+static size_t extent(const Model *m, const char *name, size_t axis) {
+    const Tensor *t = weights_find(m->weights, name);
+    return t && t->dims == 2 ? t->shape[axis] : 0;
+}
+
+static bool read_gpt2(Model *m, const Json *config, Error *err) {
+    size_t *size = m->size;
+    const Size sizes[] = {{"n_layer", &m->L}, {"n_head", &m->H}, {"n_embd", &size[LETTER_C]}, {"n_positions", &size[LETTER_P]}, {"n_inner", &size[LETTER_F]}};
+    const char *path = weights_path(m->weights);
+    if (!read_sizes(m, config, sizes, sizeof sizes / sizeof *sizes, err) || !config_epsilon(config, "layer_norm_epsilon", path, &m->eps, err) ||
+        !config_activation(config, "activation_function", path, &m->act, err))
+        return false;
+    if (m->L > MAX_LAYERS) return fail(err, BAD_MODEL, "%s: %zu layers: at most %d are taken", path, m->L, MAX_LAYERS);
+    if (size[LETTER_C] % m->H) return fail(err, BAD_MODEL, "%s: %zu heads do not divide the hidden size %zu", path, m->H, size[LETTER_C]);
+    m->kind = GPT2;
+    m->D = size[LETTER_C] / m->H;
+    size[LETTER_E] = size[LETTER_C];
+    size[LETTER_Q] = 3 * size[LETTER_C];
+    size[LETTER_V] = extent(m, "wte.weight", 1);
+    m->wte_is_head = true;
+    if (!BIND(gpt2_table, 0, m)) return false;
+    m->gpt2 = mem_new(m->L, sizeof *m->gpt2);
+    for (size_t l = 0; l < m->L; l++)
+        if (!BIND(gpt2_layer_table, l, &m->gpt2[l])) return false;
+    return true;
+}
+
+static bool read_stack(Model *m, T5Stack *s, bool decoder, bool gated, Error *err) {
+    s->decoder = decoder;
+    s->layer = mem_new(s->L, sizeof *s->layer);
+    if (!(decoder ? BIND(decoder_table, 0, s) : BIND(encoder_table, 0, s))) return false;
+    for (size_t l = 0; l < s->L; l++) {
+        T5Layer *w = &s->layer[l];
+        if (!(decoder ? BIND(decoder_layer_table, l, w) && (gated ? BIND(decoder_gated_table, l, w) : BIND(decoder_relu_table, l, w))
+                      : BIND(encoder_layer_table, l, w) && (gated ? BIND(encoder_gated_table, l, w) : BIND(encoder_relu_table, l, w))))
+            return false;
+    }
+    return true;
+}
+
+static bool read_t5(Model *m, const Json *config, bool whole, Error *err) {
+    size_t *size = m->size, start = 0;
+    const Size sizes[] = {{"num_layers", &m->encoder.L}, {"num_decoder_layers", &m->decoder.L}, {"num_heads", &m->H}, {"d_model", &size[LETTER_C]},
+                          {"d_kv", &m->D}, {"d_ff", &size[LETTER_F]}, {"relative_attention_num_buckets", &size[LETTER_R]},
+                          {"relative_attention_max_distance", &m->max_distance}};
+    const char *path = weights_path(m->weights);
+    const Json *ffn = json_get(config, "feed_forward_proj"), *tie = json_get(config, "tie_word_embeddings"), *id = json_get(config, "decoder_start_token_id");
+    if (!read_sizes(m, config, sizes, sizeof sizes / sizeof *sizes, err) || !config_epsilon(config, "layer_norm_epsilon", path, &m->eps, err)) return false;
+    if (m->encoder.L > MAX_LAYERS || m->decoder.L > MAX_LAYERS) return fail(err, BAD_MODEL, "%s: more than %d layers", path, MAX_LAYERS);
+    const bool gated = ffn && ffn->type == JSON_STRING && strcmp(ffn->text, "gated-gelu") == 0;
+    if (!gated && !(ffn && ffn->type == JSON_STRING && strcmp(ffn->text, "relu") == 0))
+        return fail(err, BAD_MODEL, "%s: feed_forward_proj in the configuration is neither relu nor gated-gelu", path);
+    if (size[LETTER_R] < 4 || m->max_distance <= size[LETTER_R] / 2)
+        return fail(err, BAD_MODEL, "%s: %zu buckets of relative positions up to a distance of %zu are impossible", path, size[LETTER_R], m->max_distance);
+    m->kind = T5;
+    m->act = gated ? CR_GELU_NEW : CR_RELU;
+    m->tied = whole && !(tie && tie->type == JSON_FALSE);
+    m->wte_is_head = m->tied;
+    size[LETTER_H] = m->H;
+    if (!size_mul(m->H, m->D, &size[LETTER_E]) || size[LETTER_E] > MAX_CONFIG) return fail(err, BAD_MODEL, "%s: %zu heads of %zu are too many", path, m->H, m->D);
+    size[LETTER_V] = extent(m, "shared.weight", m->tied ? 1 : 0);
+    if (whole && id && id->type != JSON_NULL && (!json_size(id, UINT32_MAX, &start) || start >= size[LETTER_V]))
+        return fail(err, BAD_MODEL, "%s: decoder_start_token_id in the configuration is no id of the model", path);
+    m->start_id = (uint32_t)start;
+    if (!(m->tied ? BIND(t5_tied_table, 0, m) : BIND(t5_words_table, 0, m)) || !read_stack(m, &m->encoder, false, gated, err)) return false;
+    return !whole || (read_stack(m, &m->decoder, true, gated, err) && (m->tied || BIND(t5_head_table, 0, m)));
+}
+
+/* P, and the pooler if the distiller's width is not the language model's. */
+static bool read_distiller(Model *m, Error *err) {
+    m->size[LETTER_U] = extent(m, "init_prompt_weight", 0);
+    m->size[LETTER_O] = extent(m, "adap_pooler.dense.weight", 1);
+    if (m->size[LETTER_U] == 0) return fail(err, BAD_MODEL, "%s: init_prompt_weight is missing or empty; export the MEND checkpoint again", weights_path(m->weights));
+    if (!BIND(prompt_table, 0, m)) return false;
+    if (weights_find(m->weights, "adap_pooler.dense.weight")) return BIND(pooler_table, 0, m);
+    m->size[LETTER_O] = m->size[LETTER_C];
+    return true;
+}
+
+static void model_close(Model *m) {
+    free(m->gpt2);
+    free(m->encoder.layer);
+    free(m->decoder.layer);
+    tokenizer_close(m->tokenizer);
+    weights_close(m->weights);
+    *m = (Model){0};
+}
+
+typedef enum { ANY_MODEL, LANGUAGE_MODEL, DISTILLER } Role;
+
+static bool read_model(Model *m, const Json *config, Role role, Error *err) {
+    static const struct { const char *name; Kind kind; bool lm, mend; } known[] = {
+        {"GPT2LMHeadModel", GPT2, true, false}, {"GPT2Model", GPT2, true, false}, {"T5ForConditionalGeneration", T5, true, false},
+        {"T5EncoderModel", T5, false, false},   {"MendGPT2", GPT2, false, true},  {"MendT5", T5, false, true}};
+    const char *name = weights_meta(m->weights, "architecture"), *path = weights_path(m->weights);
+    for (size_t i = 0; name && i < sizeof known / sizeof *known; i++) {
+        if (strcmp(name, known[i].name)) continue;
+        if (role == LANGUAGE_MODEL && !known[i].lm) return fail(err, BAD_MODEL, "%s: %s is no language model; give a GPT-2 or T5 (-l)", path, name);
+        if (role == DISTILLER && !known[i].mend) return fail(err, BAD_MODEL, "%s: %s is no distiller; give a MEND checkpoint exported with --mend (-m)", path, name);
+        if (!(known[i].kind == GPT2 ? read_gpt2(m, config, err) : read_t5(m, config, known[i].lm, err))) return false;
+        if (known[i].lm && m->wte_is_head) m->head = m->wte;
+        return !known[i].mend || read_distiller(m, err);
+    }
+    return fail(err, BAD_MODEL, "%s: architecture %s is not known to mend: GPT-2, T5 and MEND checkpoints are", path, name ? name : "(none)");
+}
+
+static bool model_open(Model *m, const char *path, Role role, Error *err) {
+    *m = (Model){0};
+    Json config = {0};
+    if (!weights_open(&m->weights, path, err)) return false;
+    bool ok = config_open(m->weights, &config, err) && read_model(m, &config, role, err);
+    json_free(&config);
+    if (ok && !weights_meta(m->weights, "tokenizer")) tokenizer_open(&m->tokenizer, m->weights, &m->no_tokenizer);
+    else if (ok) ok = tokenizer_open(&m->tokenizer, m->weights, err);
+    if (ok && m->tokenizer && tokenizer_size(m->tokenizer) > m->size[LETTER_V])
+        ok = fail(err, BAD_MODEL, "%s: the tokenizer has %zu pieces, the embedding %zu rows; export the model again", path, tokenizer_size(m->tokenizer),
+                  m->size[LETTER_V]);
+    if (!ok) model_close(m);
+    return ok;
+}
+
+/* What says which weights these are: the hash that export.py wrote. */
+static const char *model_hash(const Model *m) {
+    const char *hash = weights_meta(m->weights, "content_sha256");
+    return hash ? hash : "unknown";
+}
+
+/* ==== one forward pass ============================================================================================================
+ * Rows of B sequences one after another. Each sequence may go on from a past that all share: keys and values of rows read earlier. */
+
+typedef struct {
+    size_t N, B;
+    const size_t *start; /* [B+1]: sequence b is the rows start[b]..start[b+1]-1 */
+} Batch;
+
+/* Keys and values per layer, [L][room][E] each. */
+typedef struct {
+    float *k, *v;
+    size_t n, room, E, L;
+} Cache;
+
+static void cache_grow(Cache *c, size_t more) {
+    if (c->n + more <= c->room) return;
+    const size_t room = c->n + more > 2 * c->room ? c->n + more : 2 * c->room, E = c->E;
+    size_t numbers;
+    if (!size_mul(c->L * room, E, &numbers)) numbers = SIZE_MAX;
+    float **part[] = {&c->k, &c->v};
+    for (size_t p = 0; p < 2; p++) {
+        float *to = mem_new(numbers, sizeof *to);
+        for (size_t l = 0; c->n && l < c->L; l++) memcpy(to + l * room * E, *part[p] + l * c->room * E, c->n * E * sizeof *to);
+        free(*part[p]);
+        *part[p] = to;
+    }
+    c->room = room;
+}
+
+static void cache_free(Cache *c) {
+    free(c->k);
+    free(c->v);
+    *c = (Cache){0};
+}
+
+/* Rows of layer l that will be counted once all layers have theirs. */
+static void cache_put(Cache *c, size_t l, const float *k, size_t ldk, const float *v, size_t ldv, size_t rows) {
+    for (size_t t = 0; t < rows; t++) {
+        memcpy(c->k + (l * c->room + c->n + t) * c->E, k + t * ldk, c->E * sizeof *k);
+        memcpy(c->v + (l * c->room + c->n + t) * c->E, v + t * ldv, c->E * sizeof *v);
+    }
+}
+
+/* What the heads of one layer attend with: q, k, v [N,E] at row strides ldq, ldk; ctx [N,E]. */
+typedef struct {
+    const float *q, *k, *v;
+    size_t ldq, ldk;
+    float *ctx;
+    double scale;
+    bool causal;
+    const float *bias;   /* [H][...] or NULL: element (i,j) of head h at bias[h*head_bias + i*ldbias + j] */
+    ptrdiff_t ldbias;
+    size_t head_bias;
+} Heads;
+
+/* ctx = softmax(scale q k^T + bias) v for every head of every sequence, the past of layer l before it (or NULL). */
+static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l) {
+    const size_t D = m->D, E = m->size[LETTER_E], Tp = past ? past->n : 0;
+    Attention *head = mem_new(b->B * m->H, sizeof *head);
+    for (size_t s = 0; s < b->B; s++)
+        for (size_t i = 0; i < m->H; i++) {
+            const size_t row = b->start[s], T = b->start[s + 1] - row;
+            Attention *a = &head[s * m->H + i];
+            *a = (Attention){.q = h->q + row * h->ldq + i * D, .k = h->k + row * h->ldk + i * D, .v = h->v + row * h->ldk + i * D,
+                             .ctx = h->ctx + row * E + i * D, .Tq = T, .Tk = Tp + T, .Tp = Tp, .D = D, .ldq = h->ldq, .ldk = h->ldk, .ldv = h->ldk,
+                             .ldp = E, .ldc = E, .bias = h->bias ? h->bias + i * h->head_bias : NULL, .ldbias = h->ldbias, .scale = h->scale,
+                             .causal = h->causal};
+            if (Tp) a->past_k = past->k + l * past->room * E + i * D, a->past_v = past->v + l * past->room * E + i * D;
+        }
+    attention(head, b->B * m->H);
+    free(head);
+}
+
+/* The same over the encoder's keys and values alone. */
+static void attend_cross(const Model *m, const Batch *b, const float *q, float *ctx, const Cache *cross, size_t l) {
+    const size_t D = m->D, E = m->size[LETTER_E];
+    Attention *head = mem_new(m->H, sizeof *head);
+    for (size_t i = 0; i < m->H; i++) {
+        const size_t at = l * cross->room * E + i * D;
+        head[i] = (Attention){.q = q + i * D, .k = cross->k + at, .v = cross->v + at, .ctx = ctx + i * D, .Tq = b->N, .Tk = cross->n, .D = D, .ldq = E,
+                              .ldk = E, .ldv = E, .ldc = E, .scale = 1};
+    }
+    attention(head, m->H);
+    free(head);
+}
+
+/* The embedding of one piece: a row of [V,C], or a column of the head [C,V]. */
+static void embed_piece(const Model *m, uint32_t id, float *x) {
+    const size_t C = m->size[LETTER_C], V = m->size[LETTER_V];
+    for (size_t c = 0; c < C; c++) x[c] = m->wte_is_head ? m->wte[c * V + id] : m->wte[id * C + c];
+}
+
+/* ==== GPT-2 =======================================================================================================================
+ * Radford et al. 2019: L times attention to what came before and feed-forward, each normalised before and added to its input. */
+
+/* x [N,C]: in embeddings (positions not yet added), out ln_f's output. mask [N,N] or NULL: added to the scores, for B = 1 without a past.
+ * keep: the past goes on with these rows (B = 1). */
+static void gpt2_forward(const Model *m, const Batch *b, Cache *past, bool keep, const float *mask, float *x) {
+    const size_t N = b->N, C = m->size[LETTER_C], F = m->size[LETTER_F];
+    float *y = mem_new(N, C * sizeof *y), *qkv = mem_new(N, 3 * C * sizeof *y), *ctx = mem_new(N, C * sizeof *y), *h = mem_new(N, F * sizeof *y);
+    const Heads heads = {.q = qkv, .k = qkv + C, .v = qkv + 2 * C, .ldq = 3 * C, .ldk = 3 * C, .ctx = ctx, .scale = 1 / sqrt((double)m->D), .causal = true,
+                         .bias = mask, .ldbias = (ptrdiff_t)N};
+    if (keep) cache_grow(past, N);
+    for (size_t s = 0; s < b->B; s++)
+        for (size_t n = b->start[s]; n < b->start[s + 1]; n++) embedding_sum(x + n * C, x + n * C, m->wpe + (past->n + n - b->start[s]) * C, NULL, C);
+    for (size_t l = 0; l < m->L; l++) {
+        const Gpt2Layer *w = &m->gpt2[l];
+        layernorm(y, x, w->ln1_g, w->ln1_b, m->eps, N, C);
+        linear(qkv, y, w->qkv_w, w->qkv_b, N, C, 3 * C);
+        if (keep) cache_put(past, l, heads.k, heads.ldk, heads.v, heads.ldk, N);
+        attend(m, b, &heads, past, l);
+        linear(y, ctx, w->o_w, w->o_b, N, C, C);
+        residual(x, y, x, N * C);
+        layernorm(y, x, w->ln2_g, w->ln2_b, m->eps, N, C);
+        linear(h, y, w->up_w, w->up_b, N, C, F);
+        activation(m->act, h, h, N * F);
+        linear(y, h, w->down_w, w->down_b, N, F, C);
+        residual(x, y, x, N * C);
+    }
+    layernorm(x, x, m->ln_g, m->ln_b, m->eps, N, C);
+    if (keep) past->n += N;
+    free(y), free(qkv), free(ctx), free(h);
+}
+
+/* ==== T5 ==========================================================================================================================
+ * Raffel et al. 2020: an encoder and a decoder; no biases, RMS norms, positions as a learned bias on the scores by distance. */
+
+/* The bucket of a key at distance d = j - i: half of the buckets exact, the others up to max_distance logarithmic. The reference computes the
+ * logarithm in float32, also in a float64 model; so do we, correctly rounded. */
+static size_t position_bucket(const Model *m, ptrdiff_t d, bool decoder) {
+    size_t buckets = m->size[LETTER_R], first = 0, distance;
+    if (!decoder) {
+        buckets /= 2;
+        first = d > 0 ? buckets : 0;
+        distance = (size_t)(d < 0 ? -d : d);
+    } else distance = d < 0 ? (size_t)-d : 0;
+    const size_t exact = buckets / 2;
+    if (distance < exact) return first + distance;
+    const float log_distance = cr_one(CR_LOG, (float)distance / (float)exact), log_range = cr_one(CR_LOG, (float)m->max_distance / (float)exact);
+    const size_t bucket = exact + (size_t)(log_distance / log_range * (float)(buckets - exact));
+    return first + (bucket < buckets ? bucket : buckets - 1);
+}
+
+/* bias [H][2*reach]: for each head the bias at distance d is element d + reach - 1, |d| < reach. */
+static float *position_bias(const Model *m, const T5Stack *s, size_t reach) {
+    const size_t H = m->H;
+    float *bias = mem_new(H * 2, reach * sizeof *bias);
+    for (size_t i = 0; i + 1 < 2 * reach; i++) {
+        const size_t bucket = position_bucket(m, (ptrdiff_t)i - (ptrdiff_t)(reach - 1), s->decoder);
+        for (size_t h = 0; h < H; h++) bias[h * 2 * reach + i] = s->position_w[bucket * H + h];
+    }
+    return bias;
+}
+
+static size_t longest(const Batch *b) {
+    size_t T = 0;
+    for (size_t s = 0; s < b->B; s++) T = b->start[s + 1] - b->start[s] > T ? b->start[s + 1] - b->start[s] : T;
+    return T;
+}
+
+/* x [N,C]: in embeddings, out the final norm's output. past: what this stack read before (decoder), with keep it goes on; cross: the encoder's
+ * keys and values (decoder). mask [N,N] or NULL: -infinity where a query must not look, for an encoder with B = 1. */
+static void t5_forward(const Model *m, const T5Stack *stack, const Batch *b, Cache *past, bool keep, const Cache *cross, const float *mask, float *x) {
+    const size_t N = b->N, C = m->size[LETTER_C], E = m->size[LETTER_E], F = m->size[LETTER_F], reach = past->n + longest(b);
+    float *y = mem_new(N, C * sizeof *y), *q = mem_new(N, E * sizeof *y), *k = mem_new(N, E * sizeof *y), *v = mem_new(N, E * sizeof *y);
+    float *ctx = mem_new(N, E * sizeof *y), *h = mem_new(N, F * sizeof *y), *g = mem_new(N, F * sizeof *y), *bias = position_bias(m, stack, reach);
+    float *masked = mask ? mem_new(m->H * N, N * sizeof *y) : NULL;
+    Heads self = {.q = q, .k = k, .v = v, .ldq = E, .ldk = E, .ctx = ctx, .scale = 1, .causal = stack->decoder, .ldbias = -1, .head_bias = 2 * reach};
+    self.bias = bias + (reach - 1 - past->n); /* query i stands at past->n + i */
+    for (size_t i = 0; mask && i < m->H * N * N; i++) {
+        const size_t head = i / (N * N), row = i / N % N, key = i % N;
+        masked[i] = mask[row * N + key] + bias[head * 2 * reach + reach - 1 + key - row];
+    }
+    if (mask) self.bias = masked, self.ldbias = (ptrdiff_t)N, self.head_bias = N * N;
+    if (keep) cache_grow(past, N);
+    for (size_t l = 0; l < stack->L; l++) {
+        const T5Layer *w = &stack->layer[l];
+        rmsnorm(y, x, w->self.ln_g, m->eps, N, C);
+        linear(q, y, w->self.q, NULL, N, C, E);
+        linear(k, y, w->self.k, NULL, N, C, E);
+        linear(v, y, w->self.v, NULL, N, C, E);
+        if (keep) cache_put(past, l, k, E, v, E, N);
+        attend(m, b, &self, past, l);
+        linear(y, ctx, w->self.o, NULL, N, E, C);
+        residual(x, y, x, N * C);
+        if (stack->decoder) {
+            rmsnorm(y, x, w->cross.ln_g, m->eps, N, C);
+            linear(q, y, w->cross.q, NULL, N, C, E);
+            attend_cross(m, b, q, ctx, cross, l);
+            linear(y, ctx, w->cross.o, NULL, N, E, C);
+            residual(x, y, x, N * C);
+        }
+        rmsnorm(y, x, w->ln_g, m->eps, N, C);
+        linear(h, y, w->up, NULL, N, C, F);
+        if (w->gate) {
+            linear(g, y, w->gate, NULL, N, C, F);
+            activation_gated(m->act, h, h, g, N * F);
+        } else activation(m->act, h, h, N * F);
+        linear(y, h, w->down, NULL, N, F, C);
+        residual(x, y, x, N * C);
+    }
+    rmsnorm(x, x, stack->ln_g, m->eps, N, C);
+    if (keep) past->n += N;
+    free(y), free(q), free(k), free(v), free(ctx), free(h), free(g), free(bias), free(masked);
+}
+
+/* Keys and values of the decoder's cross attention from the encoder's output e [N,C]. */
+static Cache cross_cache(const Model *m, const float *e, size_t N) {
+    const size_t C = m->size[LETTER_C], E = m->size[LETTER_E];
+    Cache c = {.E = E, .L = m->decoder.L};
+    cache_grow(&c, N);
+    for (size_t l = 0; l < c.L; l++) {
+        linear(c.k + l * c.room * E, e, m->decoder.layer[l].cross.k, NULL, N, C, E);
+        linear(c.v + l * c.room * E, e, m->decoder.layer[l].cross.v, NULL, N, C, E);
+    }
+    c.n = N;
+    return c;
+}
+
+/* ==== a language model that reads =================================================================================================
+ * What it has read so far, and log p of what may come next. A text read in parts gives the bits of the text read at once. */
+
+typedef struct {
+    Cache self, cross; /* cross: T5's encoder side */
+    float *last;       /* [C]: hidden state of the last row, if any */
+} State;
+
+static State state_new(const Model *m) {
+    State s = {.self = {.E = m->size[LETTER_E], .L = m->kind == GPT2 ? m->L : m->decoder.L}};
+    s.last = mem_new(m->size[LETTER_C], sizeof *s.last);
+    return s;
+}
+
+static void state_free(State *s) {
+    cache_free(&s->self);
+    cache_free(&s->cross);
+    free(s->last);
+    *s = (State){0};
+}
+
+/* Embeddings [n,C] of pieces, to be freed. */
+static float *embed(const Model *m, const uint32_t *id, size_t n) {
+    const size_t C = m->size[LETTER_C];
+    float *x = mem_new(n, C * sizeof *x);
+    for (size_t i = 0; i < n; i++) embed_piece(m, id[i], x + i * C);
+    return x;
+}
+
+static bool room_for(const Model *m, size_t have, size_t more, Error *err) {
+    const size_t P = m->size[LETTER_P];
+    if (m->kind == T5 || (have <= P && more <= P - have)) return true;
+    return fail(err, BAD_INPUT, "%s: the prompt is too long: %zu rows read and %zu to come, the model has %zu positions", weights_path(m->weights), have, more, P);
+}
+
+/* Rows through the decoder: in embeddings, out hidden states. */
+static void decode(const Model *m, const Batch *b, Cache *past, bool keep, const Cache *cross, float *x) {
+    if (m->kind == GPT2) gpt2_forward(m, b, past, keep, NULL, x);
+    else t5_forward(m, &m->decoder, b, past, keep, cross, NULL, x);
+}
+
+/* Read n rows of embeddings x [n,C]; they become hidden states. Errors: BAD_INPUT if they are more than the positions. */
+static bool state_read(const Model *m, State *s, float *x, size_t n, Error *err) {
+    const size_t start[] = {0, n}, C = m->size[LETTER_C];
+    if (n == 0) return true;
+    if (!room_for(m, s->self.n, n, err)) return false;
+    decode(m, &(Batch){n, 1, start}, &s->self, true, &s->cross, x);
+    memcpy(s->last, x + (n - 1) * C, C * sizeof *x);
+    return true;
+}
+
+static bool state_read_ids(const Model *m, State *s, const uint32_t *id, size_t n, Error *err) {
+    float *x = embed(m, id, n);
+    const bool ok = state_read(m, s, x, n, err);
+    free(x);
+    return ok;
+}
+
+/* T5: read n rows on the encoder's side in place of what was there, then the first piece on the decoder's. x becomes the encoder's output. */
+static bool state_encode(const Model *m, State *s, float *x, size_t n, Error *err) {
+    const size_t start[] = {0, n};
+    if (n == 0) return fail(err, BAD_INPUT, "the encoder of a T5 has nothing to read: give demonstrations (-d), vectors (-v), or --encoder-input");
+    Cache none = {.E = m->size[LETTER_E], .L = m->encoder.L};
+    t5_forward(m, &m->encoder, &(Batch){n, 1, start}, &none, false, NULL, NULL, x);
+    cache_free(&s->cross);
+    s->cross = cross_cache(m, x, n);
+    s->self.n = 0;
+    return state_read_ids(m, s, &m->start_id, 1, err);
+}
+
+static bool all_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return false;
+    return true;
+}
+
+/* l [n,V] from hidden states x [n,C]. Errors: BAD_MODEL for weights that give NaN or infinity. */
+static bool logits(const Model *m, const float *x, size_t n, float *l, Error *err) {
+    const size_t C = m->size[LETTER_C], V = m->size[LETTER_V];
+    float *scaled = NULL;
+    if (m->tied) {
+        const double scale = 1 / sqrt((double)C);
+        scaled = mem_new(n, C * sizeof *scaled);
+        for (size_t i = 0; i < n * C; i++) scaled[i] = (float)((double)x[i] * scale);
+    }
+    linear(l, scaled ? scaled : x, m->head, NULL, n, C, V);
+    free(scaled);
+    if (all_finite(l, n * V)) return true;
+    return fail(err, BAD_MODEL, "%s: the weights give NaN or infinity; the file is damaged or was trained to that", weights_path(m->weights));
+}
+
+/* lp[i] = log p(target[i]) after the hidden state x_i, [n]. In blocks of rows, so that memory stays bounded. */
+static bool target_logprobs(const Model *m, const float *x, const uint32_t *target, size_t n, float *lp, Error *err) {
+    enum { ROWS = 96 };
+    const size_t C = m->size[LETTER_C], V = m->size[LETTER_V];
+    float *l = mem_new(n < ROWS ? n : ROWS, V * sizeof *l), lse[ROWS];
+    bool ok = true;
+    for (size_t i = 0; ok && i < n; i += ROWS) {
+        const size_t rows = n - i < ROWS ? n - i : ROWS;
+        ok = logits(m, x + i * C, rows, l, err);
+        if (ok) logsumexp(lse, l, rows, V);
+        for (size_t r = 0; ok && r < rows; r++) lp[i + r] = l[r * V + target[i + r]] - lse[r];
+    }
+    free(l);
+    return ok;
+}
+
+/* ==== prompts =====================================================================================================================
+ * MetaICL's data format and rules (Min et al. 2022): examples to pieces, pairs one behind the other, what is cut and where. */
+
+typedef struct {
+    uint32_t *at;
+    size_t n, cap;
+} Ids;
+
+static void ids_add(Ids *ids, const uint32_t *id, size_t n) {
+    if (ids->n + n > ids->cap) ids->at = mem_resize(ids->at, ids->cap = 2 * (ids->n + n), sizeof *ids->at);
+    if (n) memcpy(ids->at + ids->n, id, n * sizeof *id);
+    ids->n += n;
+}
+
+static void ids_free(Ids *ids) {
+    free(ids->at);
+    *ids = (Ids){0};
+}
+
+typedef struct {
+    Bytes task, input, output;
+    bool has_output;
+    Texts options;
+} Example;
+
+typedef struct {
+    Example *at;
+    size_t n, cap;
+} Examples;
+
+static void example_free(Example *e) {
+    bytes_free(&e->task);
+    bytes_free(&e->input);
+    bytes_free(&e->output);
+    texts_free(&e->options);
+}
+
+static void examples_free(Examples *e) {
+    for (size_t i = 0; i < e->n; i++) example_free(&e->at[i]);
+    free(e->at);
+    *e = (Examples){0};
+}
+
+/* How examples become prompts. */
+typedef struct {
+    bool channel;       /* pairs are (y, x), and p(x | option) is what counts */
+    bool encoder_input; /* T5: x stands on the encoder's side */
+    size_t per_example; /* pieces of one example at most */
+    size_t limit;       /* pieces of a prompt at most */
+} Format;
+
+enum { TEACHER_LIMIT = 1024, DISTILLER_LIMIT = 900, EXAMPLE_LIMIT = 256 };
+
+/* The reference's limits; a model with fewer positions gives a quarter of them to one example. */
+static Format format_of(const Model *m, size_t limit, bool channel, bool encoder_input) {
+    const size_t P = m->size[LETTER_P];
+    const bool small = m->kind == GPT2 && P < limit;
+    return (Format){channel, encoder_input, small ? P / 4 : EXAMPLE_LIMIT, small ? P : limit};
+}
+
+static size_t budget(const Format *f) { return f->limit > f->per_example + 1 ? f->limit - f->per_example - 1 : 0; }
+
+/* Append the pieces of a text, a blank before it for outputs and options. */
+static bool pieces_of(const Model *m, const Bytes *text, bool blank, Ids *out, Error *err) {
+    Bytes with = {0};
+    Pieces p = {0};
+    if (!m->tokenizer) return *err = m->no_tokenizer, false;
+    if (blank) bytes_add(&with, " ", 1);
+    bytes_add(&with, text->at ? text->at : "", text->len);
+    const bool ok = tokenizer_encode(m->tokenizer, with.at, with.len, TOK_ADDED, &p, err);
+    if (ok) ids_add(out, p.id, p.n);
+    pieces_free(&p);
+    bytes_free(&with);
+    return ok;
+}
+
+/* Cut x so that it and y_len pieces and two more fit one example. */
+static void cut_example(Ids *x, size_t y_len, const Format *f) {
+    const size_t room = f->per_example > y_len + 2 ? f->per_example - y_len - 2 : 0;
+    if (x->n > room) x->n = room;
+}
+
+/* The pieces of one demonstration. Errors: BAD_INPUT. */
+static bool demonstration(const Model *m, const Example *e, const Format *f, Ids *x, Ids *y, Error *err) {
+    x->n = y->n = 0;
+    if (!pieces_of(m, &e->input, false, x, err) || !pieces_of(m, &e->output, true, y, err)) return false;
+    if (y->n + 2 > f->per_example) return fail(err, BAD_INPUT, "the output of a demonstration has %zu pieces; %zu are possible", y->n, f->per_example - 2);
+    cut_example(x, y->n, f);
+    return true;
+}
+
+/* Append demonstrations [from,to) one behind the other until the budget is used up; of the first pair that does not fit the first half is cut.
+ * is_label (or NULL) gets a byte per piece: 1 for the second half of a pair. */
+static bool demonstrations(const Model *m, const Examples *d, size_t from, size_t to, const Format *f, Ids *out, Bytes *is_label, Error *err) {
+    Ids x = {0}, y = {0}, *first = f->channel ? &y : &x, *second = f->channel ? &x : &y;
+    const size_t most = budget(f);
+    bool ok = true, full = false;
+    for (size_t i = from; ok && !full && i < to; i++) {
+        ok = demonstration(m, &d->at[i], f, &x, &y, err);
+        if (!ok) break;
+        full = out->n + x.n + y.n >= most;
+        if (full && out->n + second->n >= most) break;
+        if (full) first->n = most - 1 - out->n - second->n;
+        ids_add(out, first->at, first->n);
+        ids_add(out, second->at, second->n);
+        for (size_t t = 0; is_label && t < first->n + second->n; t++) bytes_add(is_label, t < first->n ? "\0" : "\1", 1);
+    }
+    ids_free(&x);
+    ids_free(&y);
+    return ok;
+}
+
+/* One line of a JSON lines file. Errors: BAD_INPUT without the place. */
+static bool read_example(const Bytes *line, Example *e, Error *err) {
+    Json j = {0};
+    if (!json_parse(line->at ? line->at : "", line->len, &j, err)) return false;
+    const Json *task = json_get(&j, "task"), *input = json_get(&j, "input"), *output = json_get(&j, "output"), *options = json_get(&j, "options");
+    bool ok = true;
+    if (j.type != JSON_OBJECT) ok = fail(err, BAD_INPUT, "an object with input, output and options is wanted, not %s", json_type_name(j.type));
+    else if (!input || input->type != JSON_STRING) ok = fail(err, BAD_INPUT, "\"input\" is missing or no text");
+    else if (output && output->type != JSON_STRING) ok = fail(err, BAD_INPUT, "\"output\" is no text");
+    else if (options && options->type != JSON_ARRAY) ok = fail(err, BAD_INPUT, "\"options\" is no array");
+    for (size_t i = 0; ok && options && i < options->len; i++) {
+        if (options->item[i].type != JSON_STRING) ok = fail(err, BAD_INPUT, "option %zu is no text", i);
+        else if (texts_hold(&e->options, options->item[i].text, options->item[i].len)) ok = fail(err, BAD_INPUT, "option %zu stands there twice", i);
+        else texts_add(&e->options, options->item[i].text, options->item[i].len);
+    }
+    if (ok) {
+        bytes_set(&e->input, input->text, input->len);
+        bytes_set(&e->output, output ? output->text : "", output ? output->len : 0);
+        e->has_output = output != NULL;
+        if (task && task->type == JSON_STRING) bytes_set(&e->task, task->text, task->len);
+    }
+    json_free(&j);
+    return ok;
+}
+
+/* All examples of a file ("-": standard input). Errors: BAD_INPUT with path and line number. */
+static bool read_examples(const char *path, bool need_output, Examples *out, Error *err) {
+    Bytes text = {0}, line = {0};
+    size_t number = 0, at = 0;
+    bool ok = read_text(path, &text, err);
+    while (ok && at < text.len) {
+        const char *end = memchr(text.at + at, '\n', text.len - at);
+        const size_t len = end ? (size_t)(end - text.at) - at : text.len - at;
+        Example e = {0};
+        Error detail;
+        number++;
+        bytes_set(&line, text.at + at, len);
+        at += len + 1;
+        if (strspn(line.at, " \t\r") == line.len) continue;
+        ok = read_example(&line, &e, &detail) || fail(err, BAD_INPUT, "%s: line %zu: %.800s", path, number, detail.text);
+        if (ok && need_output && !e.has_output) ok = fail(err, BAD_INPUT, "%s: line %zu: a demonstration needs an \"output\"", path, number);
+        if (!ok) example_free(&e);
+        else {
+            if (out->n == out->cap) out->at = mem_resize(out->at, out->cap = out->cap ? 2 * out->cap : 16, sizeof *out->at);
+            out->at[out->n++] = e;
+        }
+    }
+    if (ok && out->n == 0) ok = fail(err, BAD_INPUT, "%s: holds no example", path);
+    bytes_free(&text);
+    bytes_free(&line);
+    if (!ok) examples_free(out);
+    return ok;
+}
+
+/* ==== distillation ================================================================================================================
+ * [E(demos) ; P] through the distiller, the last U rows, the pooler if the widths differ (section 3.2 of the paper; MyGPT2 in the release). */
+
+typedef struct {
+    size_t groups;       /* the demonstrations are distilled in so many groups and the vectors concatenated (fusion in decoder) */
+    size_t label_rows;   /* the last so many rows of P see label pieces alone; 0: no separation */
+    bool separate_input; /* then: the other rows of P see input pieces alone */
+} Distilling;
+
+typedef struct {
+    float *at; /* [n,O] */
+    size_t n, O;
+} Vectors;
+
+/* [N,N]: -infinity where row i must not look at row j. Label rows see label pieces and label rows; the other rows of P, if separated, the others. */
+static float *separation(const Distilling *d, const char *is_label, size_t n, size_t U) {
+    const size_t N = n + U, labels = N - d->label_rows;
+    float *mask = mem_new(N, N * sizeof *mask);
+    for (size_t i = n; i < N; i++)
+        for (size_t j = 0; j < N; j++) {
+            const bool of_label = j < n ? is_label[j] != 0 : j >= labels;
+            if (i >= labels ? !of_label : d->separate_input && of_label) mask[i * N + j] = -(float)INFINITY;
+        }
+    return mask;
+}
+
+/* s [U,O] from the pieces of one group. */
+static bool distill_group(const Model *m, const Distilling *d, const Ids *demos, const Bytes *is_label, float *s, Error *err) {
+    const size_t C = m->size[LETTER_C], U = m->size[LETTER_U], O = m->size[LETTER_O], n = demos->n, N = n + U, start[] = {0, N};
+    if (!room_for(m, n, U, err)) return false;
+    const Batch b = {N, 1, start};
+    Cache none = {.E = m->size[LETTER_E], .L = m->kind == GPT2 ? m->L : m->encoder.L};
+    float *x = mem_new(N, C * sizeof *x), *mask = d->label_rows ? separation(d, is_label->at ? is_label->at : "", n, U) : NULL;
+    for (size_t i = 0; i < n; i++) embed_piece(m, demos->at[i], x + i * C);
+    memcpy(x + n * C, m->prompt, U * C * sizeof *x);
+    if (m->kind == GPT2) gpt2_forward(m, &b, &none, false, mask, x);
+    else t5_forward(m, &m->encoder, &b, &none, false, NULL, mask, x);
+    if (m->pool_w) {
+        linear(s, x + n * C, m->pool_w, m->pool_b, U, C, O);
+        activation(CR_TANH, s, s, U * O);
+    } else memcpy(s, x + n * C, U * C * sizeof *s);
+    free(x);
+    free(mask);
+    return all_finite(s, U * O) || fail(err, BAD_MODEL, "%s: the weights give NaN or infinity; the file is damaged or was trained to that", weights_path(m->weights));
+}
+
+/* Vectors of all demonstrations, to be freed. */
+static bool distill(const Model *m, const Examples *demos, const Distilling *d, bool channel, Vectors *out, Error *err) {
+    const size_t U = m->size[LETTER_U], O = m->size[LETTER_O], each = (demos->n + d->groups - 1) / d->groups;
+    const Format f = format_of(m, DISTILLER_LIMIT, channel, false);
+    bool ok = true;
+    if (d->label_rows >= U && d->label_rows) return fail(err, BAD_USAGE, "--label-rows %zu: the distiller has %zu rows, of which some must see inputs", d->label_rows, U);
+    if (d->groups > demos->n) return fail(err, BAD_USAGE, "--groups %zu: there are %zu demonstrations", d->groups, demos->n);
+    *out = (Vectors){mem_new(d->groups * U, O * sizeof *out->at), 0, O};
+    for (size_t from = 0; ok && from < demos->n; from += each) {
+        Ids ids = {0};
+        Bytes is_label = {0};
+        const size_t to = from + each < demos->n ? from + each : demos->n;
+        ok = demonstrations(m, demos, from, to, &f, &ids, &is_label, err) && distill_group(m, d, &ids, &is_label, out->at + out->n * O, err);
+        if (ok) out->n += U;
+        ids_free(&ids);
+        bytes_free(&is_label);
+    }
+    if (!ok) free(out->at), *out = (Vectors){0};
+    return ok;
+}
+
+/* ==== scores ======================================================================================================================
+ * score(o) = mean over the pieces of o of log p(piece | prefix, the pieces of o before it); the highest wins, of equals the first. */
+
+/* What stands before every query. */
+typedef struct {
+    const Model *lm;
+    Format format;
+    Ids demos;       /* in-context learning */
+    Vectors vectors; /* MEND, or a tuned prompt */
+    State state;     /* has read them */
+} Context;
+
+static void context_free(Context *c) {
+    ids_free(&c->demos);
+    free(c->vectors.at);
+    state_free(&c->state);
+}
+
+/* Embeddings of what stands before a query, then of more pieces; *n rows. */
+static float *context_rows(const Context *c, const Ids *more, size_t *n) {
+    const size_t C = c->lm->size[LETTER_C], U = c->vectors.n, K = c->demos.n, M = more ? more->n : 0;
+    *n = U + K + M;
+    float *x = mem_new(*n, C * sizeof *x);
+    if (U) memcpy(x, c->vectors.at, U * C * sizeof *x);
+    for (size_t i = 0; i < K; i++) embed_piece(c->lm, c->demos.at[i], x + (U + i) * C);
+    for (size_t i = 0; i < M; i++) embed_piece(c->lm, more->at[i], x + (U + K + i) * C);
+    return x;
+}
+
+/* Read what all queries share: the demonstrations or vectors; a T5 whose encoder also reads x does that for each query. */
+static bool context_begin(Context *c, Error *err) {
+    size_t n;
+    bool ok = true;
+    c->state = state_new(c->lm);
+    float *x = context_rows(c, NULL, &n);
+    if (c->vectors.n && c->vectors.O != c->lm->size[LETTER_C])
+        ok = fail(err, BAD_MODEL, "the vectors are %zu wide, the model %s reads %zu: they were made for another", c->vectors.O, weights_path(c->lm->weights),
+                  c->lm->size[LETTER_C]);
+    else if (c->lm->kind == GPT2) ok = state_read(c->lm, &c->state, x, n, err);
+    else if (!c->format.encoder_input) ok = state_encode(c->lm, &c->state, x, n < TEACHER_LIMIT ? n : TEACHER_LIMIT, err);
+    free(x);
+    return ok;
+}
+
+/* score[b] of `after[b]` pieces given the state and then `before[b]` pieces, B sequences in one batch. */
+static bool score_batch(const Model *m, const State *s, const Ids *before, const Ids *after, size_t B, double *score, Error *err) {
+    const size_t C = m->size[LETTER_C];
+    size_t *start = mem_new(B + 1, sizeof *start), targets = 0, most = 0;
+    for (size_t b = 0; b < B; b++) {
+        const size_t n = before[b].n + after[b].n;
+        start[b + 1] = start[b] + (n ? n - 1 : 0); /* nothing follows the last piece */
+        targets += after[b].n;
+        most = n > most ? n : most;
+    }
+    float *x = mem_new(start[B], C * sizeof *x), *rows = mem_new(targets, C * sizeof *rows), *lp = mem_new(targets, sizeof *lp);
+    uint32_t *target = mem_new(targets, sizeof *target);
+    bool ok = room_for(m, s->self.n, most, err);
+    for (size_t b = 0; b < B; b++)
+        for (size_t i = 0; i < start[b + 1] - start[b]; i++)
+            embed_piece(m, i < before[b].n ? before[b].at[i] : after[b].at[i - before[b].n], x + (start[b] + i) * C);
+    if (ok && start[B]) decode(m, &(Batch){start[B], B, start}, (Cache *)&s->self, false, &s->cross, x);
+    size_t t = 0;
+    for (size_t b = 0; ok && b < B; b++)
+        for (size_t i = 0; i < after[b].n; i++, t++) {
+            const size_t at = before[b].n + i; /* predicted by the row before it */
+            if (at == 0 && s->self.n == 0) ok = fail(err, BAD_INPUT, "the first piece of an option has nothing before it: the input is empty");
+            memcpy(rows + t * C, at ? x + (start[b] + at - 1) * C : s->last, C * sizeof *rows);
+            target[t] = after[b].at[i];
+        }
+    ok = ok && target_logprobs(m, rows, target, targets, lp, err);
+    t = 0;
+    for (size_t b = 0; ok && b < B; b++) {
+        double sum = 0;
+        for (size_t i = 0; i < after[b].n; i++) sum += (double)lp[t++];
+        score[b] = sum / (double)after[b].n;
+    }
+    free(start), free(x), free(rows), free(lp), free(target);
+    return ok;
+}
+
+/* T5 with x on the encoder's side: [context ; x] to the encoder, then the other half of the pair is scored. */
+static bool score_encoded(Context *c, const Ids *x, const Ids *option, size_t B, double *score, Error *err) {
+    const Ids nothing = {0};
+    bool ok = true;
+    for (size_t b = 0; ok && b < (c->format.channel ? B : 1); b++) {
+        size_t n;
+        float *rows = context_rows(c, c->format.channel ? &option[b] : x, &n);
+        ok = state_encode(c->lm, &c->state, rows, n < TEACHER_LIMIT ? n : TEACHER_LIMIT, err);
+        free(rows);
+        if (ok && c->format.channel) ok = score_batch(c->lm, &c->state, &nothing, x, 1, score + b, err);
+    }
+    Ids *empty = mem_new(B, sizeof *empty);
+    if (ok && !c->format.channel) ok = score_batch(c->lm, &c->state, empty, option, B, score, err);
+    free(empty);
+    return ok;
+}
+
+/* A GPT-2 prompt of pieces that is longer than the limit loses pieces on the left; then nothing is shared between options. */
+static bool score_cut(const Context *c, const Ids *x, const Ids *option, size_t B, double *score, Error *err) {
+    bool ok = true;
+    for (size_t b = 0; ok && b < B; b++) {
+        const Ids *first = c->format.channel ? &option[b] : x, *second = c->format.channel ? x : &option[b];
+        Ids all = {0};
+        State s = state_new(c->lm);
+        ids_add(&all, c->demos.at, c->demos.n);
+        ids_add(&all, first->at, first->n);
+        const size_t room = c->format.limit > second->n ? c->format.limit - second->n : 0, cut = all.n > room ? all.n - room : 0;
+        const Ids before = {all.at + cut, all.n - cut, 0};
+        ok = score_batch(c->lm, &s, &before, second, 1, score + b, err);
+        state_free(&s);
+        ids_free(&all);
+    }
+    return ok;
+}
+
+/* Read x after the shared state, score the options from there, and forget x again. */
+static bool score_shared(Context *c, const Ids *x, const Ids *option, size_t B, double *score, Error *err) {
+    const size_t before = c->state.self.n, C = c->lm->size[LETTER_C];
+    float *last = mem_new(C, sizeof *last);
+    Ids *none = mem_new(B, sizeof *none), *same = mem_new(B, sizeof *same);
+    for (size_t b = 0; b < B; b++) same[b] = *x;
+    memcpy(last, c->state.last, C * sizeof *last);
+    bool ok;
+    if (c->format.channel) ok = score_batch(c->lm, &c->state, option, same, B, score, err);
+    else ok = state_read_ids(c->lm, &c->state, x->at, x->n, err) && score_batch(c->lm, &c->state, none, option, B, score, err);
+    c->state.self.n = before;
+    memcpy(c->state.last, last, C * sizeof *last);
+    free(last), free(none), free(same);
+    return ok;
+}
+
+static bool score_pieces(Context *c, const Ids *x, const Ids *option, size_t B, double *score, Error *err) {
+    size_t longest_option = 0;
+    for (size_t b = 0; b < B; b++) longest_option = option[b].n > longest_option ? option[b].n : longest_option;
+    if (c->lm->kind == T5 && c->format.encoder_input) return score_encoded(c, x, option, B, score, err);
+    if (c->lm->kind == GPT2 && c->vectors.n == 0 && c->demos.n + x->n + longest_option > c->format.limit) return score_cut(c, x, option, B, score, err);
+    return score_shared(c, x, option, B, score, err);
+}
+
+/* score [options] of one query. Errors: BAD_INPUT. */
+static bool score_query(Context *c, const Example *q, double *score, Error *err) {
+    const size_t B = q->options.n;
+    Ids x = {0}, output = {0}, *option = mem_new(B, sizeof *option);
+    size_t most = 0;
+    bool ok = B > 0 || fail(err, BAD_INPUT, "there are no options to score");
+    ok = ok && pieces_of(c->lm, &q->input, false, &x, err);
+    for (size_t b = 0; ok && b < B; b++) {
+        ok = pieces_of(c->lm, &q->options.at[b], true, &option[b], err);
+        if (ok && option[b].n == 0) ok = fail(err, BAD_INPUT, "option %zu has no pieces", b);
+        most = option[b].n > most ? option[b].n : most;
+    }
+    if (ok && q->has_output) ok = pieces_of(c->lm, &q->output, true, &output, err); /* the reference cuts x for the right answer's length */
+    if (ok) cut_example(&x, q->has_output ? output.n : most, &c->format);
+    if (ok && c->format.channel && x.n == 0) ok = fail(err, BAD_INPUT, "the channel method scores the input, which is empty");
+    ok = ok && score_pieces(c, &x, option, B, score, err);
+    for (size_t b = 0; b < B; b++) ids_free(&option[b]);
+    free(option);
+    ids_free(&x);
+    ids_free(&output);
+    return ok;
+}
+
+static size_t best(const double *score, size_t n) {
+    size_t at = 0;
+    for (size_t i = 1; i < n; i++) at = score[i] > score[at] ? i : at;
+    return at;
+}
