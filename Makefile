@@ -16,9 +16,9 @@ LDFLAGS =
 B      = build
 FLAGS  = $(NUMERIC) $(OPT) $(WARN) $(SIMD) -D_XOPEN_SOURCE=700 -I. $(CFLAGS)
 
-PROGRAMS = lingua2
+PROGRAMS = lingua2 mend
 # Every C file at the top that is no program is part of both programs.
-PARTS   := $(filter-out $(PROGRAMS:%=%.c) mend.c,$(wildcard *.c))
+PARTS   := $(filter-out $(PROGRAMS:%=%.c),$(wildcard *.c))
 OBJECTS  = $(PARTS:%.c=$(B)/%.o)
 TESTS    = $(patsubst test/%.c,$(B)/%,$(wildcard test/test_*.c))
 

@@ -82,4 +82,7 @@ void file_abandon(FileWriter *f);
 /* All three at once, for bytes that are already there. */
 bool file_write(const char *path, const void *data, size_t len, Error *err);
 
+/* SHA-256 (FIPS 180-4) in hexadecimal, NUL after it. */
+void sha256_hex(const void *data, size_t len, char hex[65]);
+
 #endif

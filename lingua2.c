@@ -1324,20 +1324,13 @@ static bool command_tokenize(Common *c, int argc, char **argv) {
 }
 
 static bool command_info(Common *c, int argc, char **argv) {
-    Weights *w = NULL;
-    Bytes out = {0}, path = {0};
+    Bytes path = {0};
     bool done = false;
     bool ok = command_start(c, "usage: lingua2 info [options] [MODEL]\nWhat a model file holds.", NULL, 0, argc, argv, &done);
     if (ok && !done && c->file.n > 1) ok = fail(c->err, BAD_USAGE, "info takes one model file");
-    if (ok && !done) {
-        if (c->file.n) bytes_add(&path, c->file.at[0].at, c->file.at[0].len);
-        else models_path(c, "default.safetensors", &path);
-        ok = weights_open(&w, path.at, c->err);
-        if (ok) put_info(w, c->json, &out);
-        ok = ok && print_out(&out, c->err);
-    }
-    weights_close(w);
-    bytes_free(&out);
+    if (c->file.n) bytes_set(&path, c->file.at[0].at, c->file.at[0].len);
+    else models_path(c, "default.safetensors", &path);
+    ok = ok && (done || print_info(path.at, c->json, c->err));
     bytes_free(&path);
     return ok;
 }

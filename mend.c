@@ -991,3 +991,420 @@ static size_t best(const double *score, size_t n) {
     for (size_t i = 1; i < n; i++) at = score[i] > score[at] ? i : at;
     return at;
 }
+
+/* ==== vectors in a file =========================================================================================================== */
+
+/* A safetensors file: "vectors" [n,O], and in its metadata what they were made of and for. llm: NULL if it was not given. */
+static bool write_vectors(const char *path, const Vectors *v, const Model *distiller, const Model *llm, const char *demos_hash, Error *err) {
+    const Tensor t = {"vectors", DTYPE_F32, 2, {v->n, v->O}, v->n * v->O, v->at};
+    const char *const meta[] = {"format", "mend-vectors-1", "demonstrations_sha256", demos_hash, "distiller_sha256", model_hash(distiller),
+                                "llm_sha256", llm ? model_hash(llm) : "any"};
+    return weights_write(path, &t, 1, meta, sizeof meta / sizeof *meta / 2, err);
+}
+
+/* Errors: BAD_MODEL if it is no such file, or was made for a language model of another width or hash; both are named. */
+static bool read_vectors(const char *path, const Model *llm, Vectors *v, Error *err) {
+    Weights *w = NULL;
+    if (!weights_open(&w, path, err)) return false;
+    const Tensor *t = weights_find(w, "vectors");
+    const char *made_for = weights_meta(w, "llm_sha256");
+    const size_t C = llm->size[LETTER_C];
+    bool ok = true;
+    if (!t || t->dims != 2 || t->dtype != DTYPE_F32 || t->shape[0] == 0) ok = fail(err, BAD_MODEL, "%s: holds no vectors; make them with mend distill", path);
+    else if (t->shape[1] != C)
+        ok = fail(err, BAD_MODEL, "%s: the vectors are %zu wide, %s reads %zu: they were made for another language model", path, t->shape[1],
+                  weights_path(llm->weights), C);
+    else if (made_for && strcmp(made_for, "any") && strcmp(made_for, model_hash(llm)))
+        ok = fail(err, BAD_MODEL, "%s: made for the language model with hash %.64s, %s has %.64s", path, made_for, weights_path(llm->weights), model_hash(llm));
+    else if (!all_finite(t->data, t->count)) ok = fail(err, BAD_MODEL, "%s: holds NaN or infinity", path);
+    if (ok) {
+        *v = (Vectors){mem_new(t->count, sizeof *v->at), t->shape[0], t->shape[1]};
+        memcpy(v->at, t->data, t->count * sizeof *v->at);
+    }
+    weights_close(w);
+    return ok;
+}
+
+/* ==== text ======================================================================================================================== */
+
+/* Random numbers by counting: the 24 highest bits of SplitMix64's output number `count`, as a number in [0,1) (Steele et al. 2014). */
+static double uniform(uint64_t seed, uint64_t count) {
+    uint64_t z = seed + (count + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return (double)((z ^ z >> 31) >> 40) * 0x1p-24;
+}
+
+typedef struct {
+    float p;
+    uint32_t id;
+} Choice;
+
+/* Most probable first, of equals the lower id. */
+static int by_probability(const void *a, const void *b) {
+    const Choice *x = a, *y = b;
+    return x->p != y->p ? (x->p < y->p ? 1 : -1) : (x->id > y->id) - (x->id < y->id);
+}
+
+typedef struct {
+    double temperature, top_p; /* temperature 0: always the most probable */
+    uint64_t seed;
+} Sampling;
+
+/* One piece from logits l [V], which are changed: softmax at the temperature, of that the smallest set that holds top_p, from it one by chance. */
+static uint32_t choose(float *l, size_t V, const Sampling *s, uint64_t count) {
+    size_t top = 0, kept = 0;
+    for (size_t v = 1; v < V; v++) top = l[v] > l[top] ? v : top;
+    if (s->temperature == 0) return (uint32_t)top;
+    for (size_t v = 0; v < V; v++) l[v] = (float)((double)l[v] / s->temperature);
+    softmax(l, l, 1, V);
+    Choice *c = mem_new(V, sizeof *c);
+    for (size_t v = 0; v < V; v++) c[v] = (Choice){l[v], (uint32_t)v};
+    qsort(c, V, sizeof *c, by_probability);
+    double mass = 0, sum = 0;
+    while (kept < V && (kept == 0 || mass < s->top_p)) mass += (double)c[kept++].p;
+    const double u = uniform(s->seed, count) * mass;
+    size_t i = 0;
+    while (i + 1 < kept && (sum += (double)c[i].p) <= u) i++;
+    const uint32_t id = c[i].id;
+    free(c);
+    return id;
+}
+
+/* Append up to n pieces that follow the prompt; ends after the model's end piece. */
+static bool generate(Context *c, const Ids *prompt, size_t n, const Sampling *s, Ids *out, Error *err) {
+    const Model *m = c->lm;
+    const int64_t eos = m->tokenizer ? tokenizer_special(m->tokenizer, "eos") : -1;
+    float *l = mem_new(m->size[LETTER_V], sizeof *l);
+    bool ok = true;
+    if (m->kind == T5 && c->format.encoder_input) {
+        size_t rows;
+        float *x = context_rows(c, prompt, &rows);
+        ok = state_encode(m, &c->state, x, rows, err);
+        free(x);
+    } else ok = state_read_ids(m, &c->state, prompt->at, prompt->n, err);
+    if (ok && c->state.self.n == 0) ok = fail(err, BAD_INPUT, "there is nothing to go on from: the prompt is empty");
+    for (size_t i = 0; ok && i < n; i++) {
+        ok = logits(m, c->state.last, 1, l, err);
+        if (!ok) break;
+        const uint32_t id = choose(l, m->size[LETTER_V], s, i);
+        ids_add(out, &id, 1);
+        if ((int64_t)id == eos) break;
+        if (i + 1 < n) ok = state_read_ids(m, &c->state, &id, 1, err);
+    }
+    free(l);
+    return ok;
+}
+
+/* lp [n-1]: log p of each piece given those before it. A T5's decoder reads its start piece first, its encoder `source`; then lp is [n]. */
+static bool logprobs(const Model *m, const Ids *ids, const Ids *source, float *lp, Error *err) {
+    State s = state_new(m);
+    const Ids first = {ids->at, 1, 0}, rest = {ids->at + 1, ids->n - 1, 0};
+    const size_t C = m->size[LETTER_C];
+    bool ok = true;
+    float *x = NULL;
+    if (m->kind == T5) {
+        float *e = embed(m, source->at, source->n);
+        ok = state_encode(m, &s, e, source->n, err);
+        free(e);
+        x = mem_new(ids->n, C * sizeof *x);
+        memcpy(x, s.last, C * sizeof *x);
+        float *y = embed(m, ids->at, ids->n - 1);
+        ok = ok && state_read(m, &s, y, ids->n - 1, err);
+        memcpy(x + C, y, (ids->n - 1) * C * sizeof *x);
+        free(y);
+        ok = ok && target_logprobs(m, x, ids->at, ids->n, lp, err);
+    } else {
+        x = embed(m, ids->at, first.n + rest.n);
+        ok = state_read(m, &s, x, ids->n, err) && target_logprobs(m, x, rest.at, rest.n, lp, err);
+    }
+    free(x);
+    state_free(&s);
+    return ok;
+}
+
+/* ==== commands ==================================================================================================================== */
+
+/* What the commands that ask a language model take, and what they open. */
+typedef struct {
+    Common *c;
+    Bytes lm_path, mend_path, demos_path, vectors_path;
+    bool channel, encoder_input, separate_input;
+    double groups, label_rows;
+    Model lm, mend;
+    Examples demos;
+    Context context;
+} Asking;
+
+#define ASKING_OPTIONS(a)                                                                                                                      \
+    {"-l, llm", "FILE", CLI_TEXT, &(a).lm_path, 0, 0, "the language model, a GPT-2 or T5 made by export.py"},                                     \
+    {"-d, demonstrations", "FILE", CLI_TEXT, &(a).demos_path, 0, 0, "demonstrations, JSON lines: {\"input\", \"output\", \"options\"}"},             \
+    {"-m, mend", "FILE", CLI_TEXT, &(a).mend_path, 0, 0, "the distiller: -d is distilled; without it -d is put before each query"},                 \
+    {"-v, vectors", "FILE", CLI_TEXT, &(a).vectors_path, 0, 0, "vectors made by mend distill, in place of -m and -d"},                             \
+    {"channel", NULL, CLI_FLAG, &(a).channel, 0, 0, "score p(input | option) instead of p(option | input)"},                                       \
+    {"encoder-input", NULL, CLI_FLAG, &(a).encoder_input, 0, 0, "T5: the input stands on the encoder's side"}
+#define DISTILLING_OPTIONS(a)                                                                                                                  \
+    {"groups", "N", CLI_WHOLE, &(a).groups, 1, 10000, "distil the demonstrations in N groups and concatenate (default 1)"},                         \
+    {"label-rows", "N", CLI_WHOLE, &(a).label_rows, 1, 100000, "the last N rows of the distiller's prompt see labels alone"},                       \
+    {"separate-input", NULL, CLI_FLAG, &(a).separate_input, 0, 0, "and the others see inputs alone"}
+
+static Distilling distilling_of(const Asking *a) {
+    return (Distilling){a->groups > 0 ? (size_t)a->groups : 1, a->label_rows > 0 ? (size_t)a->label_rows : 0, a->separate_input};
+}
+
+static void asking_free(Asking *a) {
+    context_free(&a->context);
+    examples_free(&a->demos);
+    model_close(&a->lm);
+    model_close(&a->mend);
+    bytes_free(&a->lm_path);
+    bytes_free(&a->mend_path);
+    bytes_free(&a->demos_path);
+    bytes_free(&a->vectors_path);
+}
+
+/* Open what the options name and read what all queries share. */
+static bool asking_begin(Asking *a) {
+    Error *err = a->c->err;
+    Context *c = &a->context;
+    const Distilling d = distilling_of(a);
+    if (!a->lm_path.len) return fail(err, BAD_USAGE, "-l is missing: which language model?");
+    if (a->vectors_path.len && (a->mend_path.len || a->demos_path.len)) return fail(err, BAD_USAGE, "-v stands for -m and -d: give either");
+    if (a->mend_path.len && !a->demos_path.len) return fail(err, BAD_USAGE, "-m distils demonstrations: give them with -d");
+    if (!a->mend_path.len && (a->groups > 0 || a->label_rows > 0 || a->separate_input)) return fail(err, BAD_USAGE, "--groups, --label-rows and --separate-input go with -m");
+    if (a->separate_input && a->label_rows == 0) return fail(err, BAD_USAGE, "--separate-input goes with --label-rows");
+    if (!model_open(&a->lm, a->lm_path.at, LANGUAGE_MODEL, err)) return false;
+    if (a->encoder_input && a->lm.kind != T5) return fail(err, BAD_USAGE, "--encoder-input goes with a T5");
+    c->lm = &a->lm;
+    c->format = format_of(&a->lm, TEACHER_LIMIT, a->channel, a->encoder_input);
+    if (a->demos_path.len && !read_examples(a->demos_path.at, true, &a->demos, err)) return false;
+    if (a->vectors_path.len && !read_vectors(a->vectors_path.at, &a->lm, &c->vectors, err)) return false;
+    if (a->mend_path.len &&
+        (!model_open(&a->mend, a->mend_path.at, DISTILLER, err) || !distill(&a->mend, &a->demos, &d, a->channel, &c->vectors, err)))
+        return false;
+    if (!a->mend_path.len && !demonstrations(&a->lm, &a->demos, 0, a->demos.n, &c->format, &c->demos, NULL, err)) return false;
+    return context_begin(c, err);
+}
+
+/* "done of all" on a terminal, with the time left. */
+static void show_progress(const Common *c, const char *what, size_t done, size_t all, time_t begun) {
+    if (c->quiet || !isatty(STDERR_FILENO)) return;
+    const double spent = difftime(time(NULL), begun);
+    fprintf(stderr, "\r%s %zu of %zu, %.0f s left   %s", what, done, all, done ? spent / (double)done * (double)(all - done) : 0, done == all ? "\n" : "");
+}
+
+static void put_numbers(const double *x, size_t n, Bytes *out) {
+    bytes_text(out, "[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) bytes_text(out, ", ");
+        json_put_double(out, x[i]);
+    }
+    bytes_text(out, "]");
+}
+
+static void put_score(const Example *q, const double *score, bool json, Bytes *out) {
+    const size_t B = q->options.n, first = best(score, B);
+    if (json) {
+        bytes_text(out, "{\"scores\": ");
+        put_numbers(score, B, out);
+        bytes_printf(out, ", \"prediction\": %zu}\n", first);
+        return;
+    }
+    bytes_printf(out, "%zu\t%.*s\t", first, (int)q->options.at[first].len, q->options.at[first].at);
+    for (size_t b = 0; b < B; b++) bytes_printf(out, "%s%.6f", b ? " " : "", score[b]);
+    bytes_text(out, "\n");
+}
+
+static bool command_score(Common *c, int argc, char **argv) {
+    Asking a = {.c = c};
+    Examples queries = {0};
+    const CliOption own[] = {ASKING_OPTIONS(a), DISTILLING_OPTIONS(a)};
+    const time_t begun = time(NULL);
+    bool done = false;
+    bool ok = command_start(c, "usage: mend score -l LLM [-v VECTORS | -m MEND -d DEMOS | -d DEMOS] [options] [INPUT.jsonl|-]\n"
+                            "The mean log probability of each option of each line, and the index of the highest. Neither -v, -m nor -d: zero-shot.",
+                            own, sizeof own / sizeof *own, argc, argv, &done);
+    if (ok && !done && c->file.n > 1) ok = fail(c->err, BAD_USAGE, "score takes one file of queries");
+    const char *path = c->file.n ? c->file.at[0].at : "-";
+    if (ok && !done) ok = read_examples(path, false, &queries, c->err) && asking_begin(&a);
+    for (size_t i = 0; ok && i < queries.n; i++) {
+        double *score = mem_new(queries.at[i].options.n, sizeof *score);
+        Bytes out = {0};
+        Error detail;
+        ok = score_query(&a.context, &queries.at[i], score, &detail) || fail(c->err, detail.code, "%s: example %zu: %.800s", path, i + 1, detail.text);
+        if (ok) put_score(&queries.at[i], score, c->json, &out);
+        ok = ok && print_out(&out, c->err);
+        if (ok) show_progress(c, "scored", i + 1, queries.n, begun);
+        bytes_free(&out);
+        free(score);
+    }
+    examples_free(&queries);
+    asking_free(&a);
+    return ok;
+}
+
+static bool command_distill(Common *c, int argc, char **argv) {
+    Asking a = {.c = c};
+    Bytes output = {0}, text = {0};
+    Vectors v = {0};
+    char hash[65];
+    const CliOption own[] = {{"-m, mend", "FILE", CLI_TEXT, &a.mend_path, 0, 0, "the distiller, a MEND checkpoint made by export.py --mend"},
+                             {"-d, demonstrations", "FILE", CLI_TEXT, &a.demos_path, 0, 0, "demonstrations, JSON lines: {\"input\", \"output\"}"},
+                             {"-o, output", "FILE", CLI_TEXT, &output, 0, 0, "where the vectors go, a safetensors file"},
+                             {"-l, llm", "FILE", CLI_TEXT, &a.lm_path, 0, 0, "the language model they are for: recorded, and checked when they are used"},
+                             {"channel", NULL, CLI_FLAG, &a.channel, 0, 0, "pairs are (output, input)"},
+                             DISTILLING_OPTIONS(a)};
+    bool done = false;
+    bool ok = command_start(c, "usage: mend distill -m MEND -d DEMOS.jsonl -o VECTORS.safetensors [options]\nDemonstrations to vectors, once.", own,
+                            sizeof own / sizeof *own, argc, argv, &done);
+    if (ok && !done) {
+        const Distilling d = distilling_of(&a);
+        if (c->file.n || !a.mend_path.len || !a.demos_path.len || !output.len) ok = fail(c->err, BAD_USAGE, "distill wants -m MEND, -d DEMOS and -o VECTORS, and nothing else");
+        else if (d.separate_input && !d.label_rows) ok = fail(c->err, BAD_USAGE, "--separate-input goes with --label-rows");
+        ok = ok && read_text(a.demos_path.at, &text, c->err) && read_examples(a.demos_path.at, true, &a.demos, c->err) &&
+             model_open(&a.mend, a.mend_path.at, DISTILLER, c->err) && (!a.lm_path.len || model_open(&a.lm, a.lm_path.at, LANGUAGE_MODEL, c->err));
+        if (ok && a.lm_path.len && a.lm.size[LETTER_C] != a.mend.size[LETTER_O])
+            ok = fail(c->err, BAD_MODEL, "%s makes vectors %zu wide, %s reads %zu", a.mend_path.at, a.mend.size[LETTER_O], a.lm_path.at, a.lm.size[LETTER_C]);
+        ok = ok && distill(&a.mend, &a.demos, &d, a.channel, &v, c->err);
+        if (ok) sha256_hex(text.at, text.len, hash);
+        ok = ok && write_vectors(output.at, &v, &a.mend, a.lm_path.len ? &a.lm : NULL, hash, c->err);
+        if (ok && !c->quiet) fprintf(stderr, "%s: %zu demonstrations in %zu vectors of %zu\n", output.at, a.demos.n, v.n, v.O);
+    }
+    free(v.at);
+    bytes_free(&text);
+    bytes_free(&output);
+    asking_free(&a);
+    return ok;
+}
+
+static bool command_generate(Common *c, int argc, char **argv) {
+    Asking a = {.c = c};
+    Bytes prompt = {0}, out = {0}, id_text = {0};
+    Sampling s = {.top_p = 1};
+    Ids ids = {0}, made = {0};
+    double n = 32, seed = 0;
+    const CliOption own[] = {ASKING_OPTIONS(a), DISTILLING_OPTIONS(a),
+                             {"prompt", "TEXT", CLI_TEXT, &prompt, 0, 0, "what to go on from"},
+                             {"ids", "1,2,3", CLI_TEXT, &id_text, 0, 0, "these piece ids instead"},
+                             {"-n, length", "N", CLI_WHOLE, &n, 1, 1e6, "how many pieces at most (default 32)"},
+                             {"temperature", "T", CLI_NUMBER, &s.temperature, 0, 1e6, "0, the default: always the most probable piece"},
+                             {"top-p", "P", CLI_NUMBER, &s.top_p, 0, 1, "choose among the smallest set of pieces that holds P (default 1)"},
+                             {"seed", "S", CLI_WHOLE, &seed, 0, 9007199254740992.0, "of the random numbers (default 0)"}};
+    bool done = false;
+    bool ok = command_start(c, "usage: mend generate -l LLM [-v VECTORS | -m MEND -d DEMOS | -d DEMOS] --prompt TEXT [options]\nText that follows.", own,
+                            sizeof own / sizeof *own, argc, argv, &done);
+    if (ok && !done && (c->file.n || (prompt.at && id_text.at))) ok = fail(c->err, BAD_USAGE, "generate takes --prompt or --ids, and no file");
+    if (ok && !done) {
+        size_t bad;
+        s.seed = (uint64_t)seed;
+        if (prompt.at && !utf8_valid(prompt.at, prompt.len, &bad)) ok = fail(c->err, BAD_INPUT, "--prompt: byte %zu: the text is not UTF-8", bad);
+        ok = ok && asking_begin(&a) && (id_text.at ? parse_ids(&id_text, &ids.at, &ids.n, c->err) : !prompt.len || pieces_of(&a.lm, &prompt, false, &ids, c->err));
+        for (size_t i = 0; ok && i < ids.n; i++)
+            if (ids.at[i] >= a.lm.size[LETTER_V]) ok = fail(c->err, BAD_INPUT, "there is no piece %lu: the model has %zu", (unsigned long)ids.at[i], a.lm.size[LETTER_V]);
+        ok = ok && generate(&a.context, &ids, (size_t)n, &s, &made, c->err);
+        if (ok && c->json) {
+            bytes_text(&out, "{\"ids\": [");
+            for (size_t i = 0; i < made.n; i++) bytes_printf(&out, "%s%lu", i ? ", " : "", (unsigned long)made.at[i]);
+            bytes_text(&out, "]");
+        }
+        if (ok && a.lm.tokenizer) {
+            Bytes text = {0};
+            ok = tokenizer_decode(a.lm.tokenizer, made.at, made.n, &text, c->err);
+            if (c->json) bytes_text(&out, ", \"text\": "), json_put_string(&out, text.at ? text.at : "", text.len);
+            else bytes_add(&out, text.at ? text.at : "", text.len);
+            bytes_free(&text);
+        } else if (ok && !c->json)
+            for (size_t i = 0; i < made.n; i++) bytes_printf(&out, "%s%lu", i ? "," : "", (unsigned long)made.at[i]);
+        bytes_text(&out, c->json ? "}\n" : "\n");
+        ok = ok && print_out(&out, c->err);
+    }
+    bytes_free(&prompt), bytes_free(&out), bytes_free(&id_text);
+    ids_free(&ids), ids_free(&made);
+    asking_free(&a);
+    return ok;
+}
+
+/* Ids from --name 1,2,3 or the pieces of a text. */
+static bool take_ids(const Model *m, const Bytes *list, const Bytes *text, Ids *ids, Error *err) {
+    if (list->at ? !parse_ids(list, &ids->at, &ids->n, err) : !pieces_of(m, text, false, ids, err)) return false;
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->at[i] >= m->size[LETTER_V]) return fail(err, BAD_INPUT, "there is no piece %lu: the model has %zu", (unsigned long)ids->at[i], m->size[LETTER_V]);
+    return ids->n > 0 || fail(err, BAD_INPUT, "the text is empty");
+}
+
+static void put_logprobs(const Model *m, const Ids *ids, const float *lp, size_t n, bool json, Bytes *out) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)lp[i];
+    const double perplexity = (double)cr_one(CR_EXP, (float)(-sum / (double)n));
+    if (!json) {
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t id = ids->at[ids->n - n + i];
+            size_t len = 0;
+            const char *piece = m->tokenizer ? tokenizer_piece(m->tokenizer, id, &len) : NULL;
+            bytes_printf(out, "%.6f\t%lu\t%.*s\n", (double)lp[i], (unsigned long)id, (int)len, piece ? piece : "");
+        }
+        if (n) bytes_printf(out, "perplexity %.4f\n", perplexity);
+        return;
+    }
+    bytes_text(out, "{\"ids\": [");
+    for (size_t i = 0; i < ids->n; i++) bytes_printf(out, "%s%lu", i ? ", " : "", (unsigned long)ids->at[i]);
+    bytes_text(out, "], \"logprob\": [");
+    for (size_t i = 0; i < n; i++) {
+        if (i) bytes_text(out, ", ");
+        json_put_double(out, (double)lp[i]);
+    }
+    bytes_text(out, "], \"perplexity\": ");
+    if (n) json_put_double(out, perplexity);
+    else bytes_text(out, "null");
+    bytes_text(out, "}\n");
+}
+
+static bool command_logprob(Common *c, int argc, char **argv) {
+    Bytes path = {0}, list = {0}, source_list = {0}, source_text = {0}, text = {0}, out = {0};
+    Model m = {0};
+    Ids ids = {0}, source = {0};
+    const CliOption own[] = {{"-l, llm", "FILE", CLI_TEXT, &path, 0, 0, "the language model, a GPT-2 or T5 made by export.py"},
+                             {"ids", "1,2,3", CLI_TEXT, &list, 0, 0, "these piece ids instead of a text"},
+                             {"encoder-ids", "1,2,3", CLI_TEXT, &source_list, 0, 0, "T5: what the encoder reads, as ids"},
+                             {"encoder-text", "TEXT", CLI_TEXT, &source_text, 0, 0, "T5: what the encoder reads"}};
+    bool done = false;
+    bool ok = command_start(c, "usage: mend logprob -l LLM [--ids 1,2,3 | FILE|-]\nlog p of each piece given those before it, and the perplexity. GPT-2: the first piece has none before it;\n"
+                            "T5: the decoder's start piece stands before the first.", own, sizeof own / sizeof *own, argc, argv, &done);
+    if (ok && !done && (c->file.n > 1 || (list.at && c->file.n) || !path.len)) ok = fail(c->err, BAD_USAGE, "logprob takes -l LLM and one text: a file, standard input, or --ids");
+    if (ok && !done) {
+        ok = model_open(&m, path.at, LANGUAGE_MODEL, c->err);
+        const bool has_source = source_list.at || source_text.at;
+        if (ok && has_source != (m.kind == T5)) ok = fail(c->err, BAD_USAGE, m.kind == T5 ? "a T5 needs --encoder-ids or --encoder-text" : "--encoder-ids and --encoder-text go with a T5");
+        ok = ok && (list.at || read_text(c->file.n ? c->file.at[0].at : "-", &text, c->err)) && take_ids(&m, &list, &text, &ids, c->err) &&
+             (!has_source || take_ids(&m, &source_list, &source_text, &source, c->err));
+        const size_t n = ok ? ids.n - (m.kind == T5 ? 0 : 1) : 0;
+        float *lp = mem_new(n, sizeof *lp);
+        ok = ok && logprobs(&m, &ids, &source, lp, c->err);
+        if (ok) put_logprobs(&m, &ids, lp, n, c->json, &out);
+        ok = ok && print_out(&out, c->err);
+        free(lp);
+    }
+    bytes_free(&path), bytes_free(&list), bytes_free(&source_list), bytes_free(&source_text), bytes_free(&text), bytes_free(&out);
+    ids_free(&ids), ids_free(&source);
+    model_close(&m);
+    return ok;
+}
+
+static bool command_info(Common *c, int argc, char **argv) {
+    bool done = false;
+    bool ok = command_start(c, "usage: mend info [options] MODEL\nWhat a model or vectors file holds.", NULL, 0, argc, argv, &done);
+    if (ok && !done && c->file.n != 1) ok = fail(c->err, BAD_USAGE, "info takes one model file");
+    return ok && (done || print_info(c->file.at[0].at, c->json, c->err));
+}
+
+static const Command commands[] = {
+    {"distill", command_distill, "demonstrations to vectors, once"},
+    {"score", command_score, "which option a language model takes: zero-shot, in context, or from vectors"},
+    {"generate", command_generate, "text that follows a prompt"},
+    {"logprob", command_logprob, "log p of each piece of a text"},
+    {"info", command_info, "what a file holds"},
+};
+
+#ifndef TESTING
+int main(int argc, char **argv) { return program_main("mend", commands, sizeof commands / sizeof *commands, argc, argv); }
+#endif

@@ -74,8 +74,9 @@ bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *er
     return false;
 }
 
-void put_info(const Weights *w, bool json, Bytes *out) {
-    static const char *const meta[] = {"format", "architecture", "family", "config", "tokenizer", "new_token_base", "source_sha256", "content_sha256"};
+static void put_info(const Weights *w, bool json, Bytes *out) {
+    static const char *const meta[] = {"format", "architecture", "family", "config", "tokenizer", "new_token_base", "source_sha256", "content_sha256", "demonstrations_sha256", "distiller_sha256",
+                                       "llm_sha256"};
     size_t parameters = 0;
     if (json) bytes_text(out, "{\"metadata\": {");
     for (size_t i = 0, shown = 0; i < sizeof meta / sizeof *meta; i++) {
@@ -100,6 +101,17 @@ void put_info(const Weights *w, bool json, Bytes *out) {
     }
     if (json) bytes_printf(out, "], \"parameters\": %zu, \"bytes\": %zu}\n", parameters, weights_bytes(w));
     else bytes_printf(out, "%zu parameters, %zu bytes\n", parameters, weights_bytes(w));
+}
+
+bool print_info(const char *path, bool json, Error *err) {
+    Weights *w = NULL;
+    Bytes out = {0};
+    bool ok = weights_open(&w, path, err);
+    if (ok) put_info(w, json, &out);
+    ok = ok && print_out(&out, err);
+    weights_close(w);
+    bytes_free(&out);
+    return ok;
 }
 
 /* ---- configuration ---- */

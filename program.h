@@ -45,8 +45,8 @@ bool parse_ids(const Bytes *text, uint32_t **id, size_t *n, Error *err);
 /* Append the path of a file of models/: beside the program, else in the install prefix. */
 void models_path(const Common *c, const char *name, Bytes *path);
 bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *err);
-/* What a model file holds. */
-void put_info(const Weights *w, bool json, Bytes *out);
+/* Print what a model file holds. */
+bool print_info(const char *path, bool json, Error *err);
 
 /* The JSON under `config`; the file's path is named in what follows. Errors: BAD_MODEL. */
 bool config_open(const Weights *w, Json *config, Error *err);
