@@ -430,6 +430,7 @@ def t5_letters(config):
     config.setdefault("layer_norm_epsilon", 1e-6)
     config.setdefault("tie_word_embeddings", True)
     config.setdefault("decoder_start_token_id", 0)
+    config.setdefault("scale_decoder_outputs", bool(config["tie_word_embeddings"]))  # transformers 5 names what was read off the tie before
     L, M, C, D, H, F, R, _ = sizes(config, "num_layers", "num_decoder_layers", "d_model", "d_kv", "num_heads", "d_ff", "relative_attention_num_buckets",
                                    "relative_attention_max_distance")
     demand(config, "feed_forward_proj", "relu", ("relu", "gated-gelu"))

@@ -66,7 +66,7 @@ typedef struct {
     size_t size[LETTERS], L, H, D;
     double eps;
     CrFunction act;
-    bool wte_is_head, tied; /* wte is stored as [C,V]; T5: the head takes x * C^-0.5 */
+    bool wte_is_head, scale_head; /* wte is stored as [C,V]; T5: the head takes x * C^-0.5 */
     size_t max_distance;
     uint32_t start_id; /* T5: what the decoder reads first */
     Weights *weights;
@@ -184,7 +184,8 @@ static bool read_t5(Model *m, const Json *config, bool whole, Error *err) {
                           {"d_kv", &m->D}, {"d_ff", &size[LETTER_F]}, {"relative_attention_num_buckets", &size[LETTER_R]},
                           {"relative_attention_max_distance", &m->max_distance}};
     const char *path = weights_path(m->weights);
-    const Json *ffn = json_get(config, "feed_forward_proj"), *tie = json_get(config, "tie_word_embeddings"), *id = json_get(config, "decoder_start_token_id");
+    const Json *ffn = json_get(config, "feed_forward_proj"), *tie = json_get(config, "tie_word_embeddings"), *id = json_get(config, "decoder_start_token_id"),
+               *scale = json_get(config, "scale_decoder_outputs");
     if (!read_sizes(m, config, sizes, sizeof sizes / sizeof *sizes, err) || !config_epsilon(config, "layer_norm_epsilon", path, &m->eps, err)) return false;
     if (m->encoder.L > MAX_LAYERS || m->decoder.L > MAX_LAYERS) return fail(err, BAD_MODEL, "%s: more than %d layers", path, MAX_LAYERS);
     const bool gated = ffn && ffn->type == JSON_STRING && strcmp(ffn->text, "gated-gelu") == 0;
@@ -194,16 +195,16 @@ static bool read_t5(Model *m, const Json *config, bool whole, Error *err) {
         return fail(err, BAD_MODEL, "%s: %zu buckets of relative positions up to a distance of %zu are impossible", path, size[LETTER_R], m->max_distance);
     m->kind = T5;
     m->act = gated ? CR_GELU_NEW : CR_RELU;
-    m->tied = whole && !(tie && tie->type == JSON_FALSE);
-    m->wte_is_head = m->tied;
+    m->wte_is_head = whole && !(tie && tie->type == JSON_FALSE);
+    m->scale_head = whole && scale && scale->type == JSON_TRUE;
     size[LETTER_H] = m->H;
     if (!size_mul(m->H, m->D, &size[LETTER_E]) || size[LETTER_E] > MAX_CONFIG) return fail(err, BAD_MODEL, "%s: %zu heads of %zu are too many", path, m->H, m->D);
-    size[LETTER_V] = extent(m, "shared.weight", m->tied ? 1 : 0);
+    size[LETTER_V] = extent(m, "shared.weight", m->wte_is_head ? 1 : 0);
     if (whole && id && id->type != JSON_NULL && (!json_size(id, UINT32_MAX, &start) || start >= size[LETTER_V]))
         return fail(err, BAD_MODEL, "%s: decoder_start_token_id in the configuration is no id of the model", path);
     m->start_id = (uint32_t)start;
-    if (!(m->tied ? BIND(t5_tied_table, 0, m) : BIND(t5_words_table, 0, m)) || !read_stack(m, &m->encoder, false, gated, err)) return false;
-    return !whole || (read_stack(m, &m->decoder, true, gated, err) && (m->tied || BIND(t5_head_table, 0, m)));
+    if (!(m->wte_is_head ? BIND(t5_tied_table, 0, m) : BIND(t5_words_table, 0, m)) || !read_stack(m, &m->encoder, false, gated, err)) return false;
+    return !whole || (read_stack(m, &m->decoder, true, gated, err) && (m->wte_is_head || BIND(t5_head_table, 0, m)));
 }
 
 /* P, and the pooler if the distiller's width is not the language model's. */
@@ -564,7 +565,7 @@ static bool all_finite(const float *x, size_t n) {
 static bool logits(const Model *m, const float *x, size_t n, float *l, Error *err) {
     const size_t C = m->size[LETTER_C], V = m->size[LETTER_V];
     float *scaled = NULL;
-    if (m->tied) {
+    if (m->scale_head) {
         const double scale = 1 / sqrt((double)C);
         scaled = mem_new(n, C * sizeof *scaled);
         for (size_t i = 0; i < n * C; i++) scaled[i] = (float)((double)x[i] * scale);
