@@ -641,6 +641,7 @@ typedef struct {
     bool encoder_input; /* T5: x stands on the encoder's side */
     size_t per_example; /* pieces of one example at most */
     size_t limit;       /* pieces of a prompt at most */
+    bool no_input, no_label; /* demonstrations without one of their halves */
 } Format;
 
 enum { TEACHER_LIMIT = 1024, DISTILLER_LIMIT = 900, EXAMPLE_LIMIT = 256 };
@@ -649,7 +650,7 @@ enum { TEACHER_LIMIT = 1024, DISTILLER_LIMIT = 900, EXAMPLE_LIMIT = 256 };
 static Format format_of(const Model *m, size_t limit, bool channel, bool encoder_input) {
     const size_t P = m->size[LETTER_P];
     const bool small = m->kind == GPT2 && P < limit;
-    return (Format){channel, encoder_input, small ? P / 4 : EXAMPLE_LIMIT, small ? P : limit};
+    return (Format){channel, encoder_input, small ? P / 4 : EXAMPLE_LIMIT, small ? P : limit, false, false};
 }
 
 static size_t budget(const Format *f) { return f->limit > f->per_example + 1 ? f->limit - f->per_example - 1 : 0; }
@@ -680,6 +681,8 @@ static bool demonstration(const Model *m, const Example *e, const Format *f, Ids
     if (!pieces_of(m, &e->input, false, x, err) || !pieces_of(m, &e->output, true, y, err)) return false;
     if (y->n + 2 > f->per_example) return fail(err, BAD_INPUT, "the output of a demonstration has %zu pieces; %zu are possible", y->n, f->per_example - 2);
     cut_example(x, y->n, f);
+    if (f->no_input) x->n = 0;
+    if (f->no_label) y->n = 0;
     return true;
 }
 
@@ -805,9 +808,10 @@ static bool distill_group(const Model *m, const Distilling *d, const Ids *demos,
 }
 
 /* Vectors of all demonstrations, to be freed. */
-static bool distill(const Model *m, const Examples *demos, const Distilling *d, bool channel, Vectors *out, Error *err) {
+static bool distill(const Model *m, const Examples *demos, const Distilling *d, const Format *as, Vectors *out, Error *err) {
     const size_t U = m->size[LETTER_U], O = m->size[LETTER_O], each = (demos->n + d->groups - 1) / d->groups;
-    const Format f = format_of(m, DISTILLER_LIMIT, channel, false);
+    Format f = format_of(m, DISTILLER_LIMIT, as->channel, false);
+    f.no_input = as->no_input, f.no_label = as->no_label;
     bool ok = true;
     if (d->label_rows >= U && d->label_rows) return fail(err, BAD_USAGE, "--label-rows %zu: the distiller has %zu rows, of which some must see inputs", d->label_rows, U);
     if (d->groups > demos->n) return fail(err, BAD_USAGE, "--groups %zu: there are %zu demonstrations", d->groups, demos->n);
@@ -835,6 +839,7 @@ typedef struct {
     Ids demos;       /* in-context learning */
     Vectors vectors; /* MEND, or a tuned prompt */
     State state;     /* has read them */
+    bool alone;      /* nothing is shared: every option of every query reads all of its prompt, as the reference does */
 } Context;
 
 static void context_free(Context *c) {
@@ -960,30 +965,39 @@ static bool score_pieces(Context *c, const Ids *x, const Ids *option, size_t B, 
     size_t longest_option = 0;
     for (size_t b = 0; b < B; b++) longest_option = option[b].n > longest_option ? option[b].n : longest_option;
     if (c->lm->kind == T5 && c->format.encoder_input) return score_encoded(c, x, option, B, score, err);
-    if (c->lm->kind == GPT2 && c->vectors.n == 0 && c->demos.n + x->n + longest_option > c->format.limit) return score_cut(c, x, option, B, score, err);
+    if (c->lm->kind == GPT2 && c->vectors.n == 0 && (c->alone || c->demos.n + x->n + longest_option > c->format.limit))
+        return score_cut(c, x, option, B, score, err);
     return score_shared(c, x, option, B, score, err);
+}
+
+/* The pieces of a query: x, cut, and each option [options], all to be freed. Errors: BAD_INPUT. */
+static bool query_pieces(const Context *c, const Example *q, Ids *x, Ids *option, Error *err) {
+    const size_t B = q->options.n;
+    Ids output = {0};
+    size_t most = 0;
+    bool ok = B > 0 || fail(err, BAD_INPUT, "there are no options to score");
+    ok = ok && pieces_of(c->lm, &q->input, false, x, err);
+    for (size_t b = 0; ok && b < B; b++) {
+        if (q->options.at[b].len == 0) ok = fail(err, BAD_INPUT, "option %zu is empty", b);
+        ok = ok && pieces_of(c->lm, &q->options.at[b], true, &option[b], err);
+        if (ok && option[b].n == 0) ok = fail(err, BAD_INPUT, "option %zu has no pieces", b);
+        most = option[b].n > most ? option[b].n : most;
+    }
+    if (ok && q->has_output) ok = pieces_of(c->lm, &q->output, true, &output, err); /* the reference cuts x for the right answer's length */
+    if (ok) cut_example(x, q->has_output ? output.n : most, &c->format);
+    if (ok && c->format.channel && x->n == 0) ok = fail(err, BAD_INPUT, "the channel method scores the input, which is empty");
+    ids_free(&output);
+    return ok;
 }
 
 /* score [options] of one query. Errors: BAD_INPUT. */
 static bool score_query(Context *c, const Example *q, double *score, Error *err) {
     const size_t B = q->options.n;
-    Ids x = {0}, output = {0}, *option = mem_new(B, sizeof *option);
-    size_t most = 0;
-    bool ok = B > 0 || fail(err, BAD_INPUT, "there are no options to score");
-    ok = ok && pieces_of(c->lm, &q->input, false, &x, err);
-    for (size_t b = 0; ok && b < B; b++) {
-        ok = pieces_of(c->lm, &q->options.at[b], true, &option[b], err);
-        if (ok && option[b].n == 0) ok = fail(err, BAD_INPUT, "option %zu has no pieces", b);
-        most = option[b].n > most ? option[b].n : most;
-    }
-    if (ok && q->has_output) ok = pieces_of(c->lm, &q->output, true, &output, err); /* the reference cuts x for the right answer's length */
-    if (ok) cut_example(&x, q->has_output ? output.n : most, &c->format);
-    if (ok && c->format.channel && x.n == 0) ok = fail(err, BAD_INPUT, "the channel method scores the input, which is empty");
-    ok = ok && score_pieces(c, &x, option, B, score, err);
+    Ids x = {0}, *option = mem_new(B, sizeof *option);
+    const bool ok = query_pieces(c, q, &x, option, err) && score_pieces(c, &x, option, B, score, err);
     for (size_t b = 0; b < B; b++) ids_free(&option[b]);
     free(option);
     ids_free(&x);
-    ids_free(&output);
     return ok;
 }
 
@@ -1124,6 +1138,124 @@ static bool logprobs(const Model *m, const Ids *ids, const Ids *source, float *l
     return ok;
 }
 
+/* ==== evaluation ==================================================================================================================
+ * MetaICL's protocol: each task with each seed's demonstrations; macro-F1 for classification, else accuracy; mean and deviation over seeds. */
+
+typedef enum { ZERO, ICL, MEND, PROMPT, METHODS } Method;
+static const char *const method_names[] = {"zero", "icl", "mend", "prompt"};
+typedef enum { NONE, NO_INPUT, NO_LABEL, RANDOM_LABEL, WRONG_LABEL, ITSELF, SHUFFLED, ABLATIONS } Ablation;
+static const char *const ablation_names[] = {"none", "no-input", "no-label", "random-label", "wrong-label", "itself", "shuffled"};
+
+/* 0..n-1 by chance, the next of a sequence. */
+static size_t draw(uint64_t seed, uint64_t *count, size_t n) { return (size_t)(uniform(seed, (*count)++) * (double)n); }
+
+/* The first n of the examples in random order. */
+static void shuffle(Examples *e, size_t n, uint64_t seed, uint64_t *count) {
+    for (size_t i = 0; i < n && i + 1 < e->n; i++) {
+        const size_t j = i + draw(seed, count, e->n - i);
+        const Example swap = e->at[i];
+        e->at[i] = e->at[j];
+        e->at[j] = swap;
+    }
+}
+
+/* Give each demonstration a label by chance, the right one left out if `wrong`. */
+static void relabel(Examples *e, bool wrong, uint64_t seed, uint64_t *count) {
+    for (size_t i = 0; i < e->n; i++) {
+        Example *d = &e->at[i];
+        size_t right = d->options.n;
+        for (size_t o = 0; o < d->options.n; o++)
+            if (d->options.at[o].len == d->output.len && memcmp(d->options.at[o].at, d->output.at, d->output.len) == 0) right = o;
+        const bool skip = wrong && right < d->options.n;
+        if (d->options.n < (skip ? 2u : 1u)) continue;
+        size_t o = draw(seed, count, d->options.n - (skip ? 1 : 0));
+        if (skip && o >= right) o++;
+        bytes_set(&d->output, d->options.at[o].at, d->options.at[o].len);
+    }
+}
+
+/* Which option is the output, or the number of options. */
+static size_t right_option(const Example *q) {
+    size_t o = 0;
+    while (o < q->options.n && !(q->options.at[o].len == q->output.len && memcmp(q->options.at[o].at, q->output.at, q->output.len) == 0)) o++;
+    return o;
+}
+
+/* Mean over the labels that are right somewhere of 2PR/(P+R); accuracy where a label is an answer, not a class. */
+static double macro_f1(const Examples *q, const size_t *prediction) {
+    Texts labels = {0};
+    double sum = 0;
+    for (size_t i = 0; i < q->n; i++)
+        if (!texts_hold(&labels, q->at[i].output.at, q->at[i].output.len)) texts_add(&labels, q->at[i].output.at, q->at[i].output.len);
+    for (size_t l = 0; l < labels.n; l++) {
+        double hits = 0, right = 0, said = 0;
+        for (size_t i = 0; i < q->n; i++) {
+            const Bytes *p = &q->at[i].options.at[prediction[i]], *label = &labels.at[l];
+            const bool is = q->at[i].output.len == label->len && memcmp(q->at[i].output.at, label->at, label->len) == 0;
+            const bool says = p->len == label->len && memcmp(p->at, label->at, label->len) == 0;
+            right += is, said += says, hits += is && says;
+        }
+        sum += hits > 0 ? 2 * hits / (right + said) : 0; /* P = hits/said, R = hits/right */
+    }
+    const double f1 = sum / (double)labels.n;
+    texts_free(&labels);
+    return f1;
+}
+
+static double accuracy(const Examples *q, const size_t *prediction) {
+    double hits = 0;
+    for (size_t i = 0; i < q->n; i++) hits += prediction[i] == right_option(&q->at[i]);
+    return hits / (double)q->n;
+}
+
+/* One task, seed, method and ablation. */
+typedef struct {
+    const Model *lm, *mend; /* mend: NULL if there is none */
+    const Vectors *prompt;
+    Distilling distilling;
+    Format format;
+    Method method;
+    Ablation ablation;
+} Setting;
+
+/* A context from the demonstrations by this method. */
+static bool setting_begin(const Setting *s, const Examples *demos, Context *c, Error *err) {
+    *c = (Context){.lm = s->lm, .format = s->format};
+    c->format.no_input = s->ablation == NO_INPUT;
+    c->format.no_label = s->ablation == NO_LABEL;
+    bool ok = true;
+    if (s->method == ICL) ok = demonstrations(s->lm, demos, 0, demos->n, &c->format, &c->demos, NULL, err);
+    if (s->method == MEND) ok = distill(s->mend, demos, &s->distilling, &c->format, &c->vectors, err);
+    if (s->method == PROMPT) {
+        c->vectors = (Vectors){mem_new(s->prompt->n, s->prompt->O * sizeof(float)), s->prompt->n, s->prompt->O};
+        memcpy(c->vectors.at, s->prompt->at, s->prompt->n * s->prompt->O * sizeof(float));
+    }
+    return ok && context_begin(c, err);
+}
+
+/* prediction [queries]. With ITSELF each query is its own demonstrations. Errors: BAD_INPUT naming the query. */
+static bool predict(const Setting *s, const Examples *demos, const Examples *queries, size_t *prediction, Error *err) {
+    Context c = {0};
+    bool ok = s->ablation == ITSELF || setting_begin(s, demos, &c, err);
+    for (size_t i = 0; ok && i < queries->n; i++) {
+        Example *q = &queries->at[i];
+        double *score = mem_new(q->options.n, sizeof *score);
+        Error detail;
+        if (s->ablation == ITSELF) {
+            Example *copies = mem_new(demos->n, sizeof *copies);
+            for (size_t k = 0; k < demos->n; k++) copies[k] = *q;
+            context_free(&c);
+            ok = setting_begin(s, &(Examples){copies, demos->n, 0}, &c, err);
+            free(copies);
+        }
+        ok = ok && (score_query(&c, q, score, &detail) || fail(err, detail.code, "query %zu: %.800s", i + 1, detail.text));
+        if (ok) prediction[i] = best(score, q->options.n);
+        free(score);
+    }
+    context_free(&c);
+    return ok;
+}
+
 /* ==== commands ==================================================================================================================== */
 
 /* What the commands that ask a language model take, and what they open. */
@@ -1181,7 +1313,7 @@ static bool asking_begin(Asking *a) {
     if (a->demos_path.len && !read_examples(a->demos_path.at, true, &a->demos, err)) return false;
     if (a->vectors_path.len && !read_vectors(a->vectors_path.at, &a->lm, &c->vectors, err)) return false;
     if (a->mend_path.len &&
-        (!model_open(&a->mend, a->mend_path.at, DISTILLER, err) || !distill(&a->mend, &a->demos, &d, a->channel, &c->vectors, err)))
+        (!model_open(&a->mend, a->mend_path.at, DISTILLER, err) || !distill(&a->mend, &a->demos, &d, &c->format, &c->vectors, err)))
         return false;
     if (!a->mend_path.len && !demonstrations(&a->lm, &a->demos, 0, a->demos.n, &c->format, &c->demos, NULL, err)) return false;
     return context_begin(c, err);
@@ -1266,7 +1398,7 @@ static bool command_distill(Common *c, int argc, char **argv) {
              model_open(&a.mend, a.mend_path.at, DISTILLER, c->err) && (!a.lm_path.len || model_open(&a.lm, a.lm_path.at, LANGUAGE_MODEL, c->err));
         if (ok && a.lm_path.len && a.lm.size[LETTER_C] != a.mend.size[LETTER_O])
             ok = fail(c->err, BAD_MODEL, "%s makes vectors %zu wide, %s reads %zu", a.mend_path.at, a.mend.size[LETTER_O], a.lm_path.at, a.lm.size[LETTER_C]);
-        ok = ok && distill(&a.mend, &a.demos, &d, a.channel, &v, c->err);
+        ok = ok && distill(&a.mend, &a.demos, &d, &(Format){.channel = a.channel}, &v, c->err);
         if (ok) sha256_hex(text.at, text.len, hash);
         ok = ok && write_vectors(output.at, &v, &a.mend, a.lm_path.len ? &a.lm : NULL, hash, c->err);
         if (ok && !c->quiet) fprintf(stderr, "%s: %zu demonstrations in %zu vectors of %zu\n", output.at, a.demos.n, v.n, v.O);
