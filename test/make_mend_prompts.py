@@ -20,12 +20,13 @@ from..to-1 (code points) of texts[i]. Every other line is a task:
   demos       K examples, in the order in which they are shown: input, output, and options where they have their own
   query       the example that is asked about, likewise. No options at all: the released code makes that the one option "NONE".
 
-and what is expected. A list of up to 16 ids is written out, a longer one is {"n": length, "sha256": of the ids as little-endian uint32,
+and under "expect" what comes of it. A list of up to 16 ids is written out, a longer one is {"n": length, "sha256": of the ids as little-endian uint32,
 "first": 8 ids, "last": 8 ids}.
 
   distiller   {"ids", "labels"}: what the distiller reads, without init_prompt_weight, and the maximal runs [from, to) of label tokens in it, that
               is of the second halves of pairs (with channel these are the inputs). Everything else is an input token.
-  x           the query's input as tokens, after shortening by its own output; `options`: the tokens of each option, whole
+  x           the query's input as tokens, after shortening by its own output
+  options     the tokens of each option, whole
   teacher     gpt2 {"demos", "full": for each option {"ids", "score": [from, to)}}: direct demos + x + option, option scored;
               channel: demos + option + x, x scored; if longer than the teacher's limit, cut from the left.
               t5 {"demos", "encoder_input": {"encoder": demos + x, cut from the right, "decoder": for each option 0 + option and "score"},
@@ -288,7 +289,7 @@ def main():
         if found is None:
             refused += 1
             continue
-        lines.append({**task, **found})
+        lines.append(dict(task, expect=found))
     from importlib.metadata import version
     import mend_released
     header = {"header": "prompts of the released MEND data code", "versions": {name: version(name) for name in ("transformers", "tokenizers")},
@@ -297,8 +298,9 @@ def main():
     with open(path, "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=9) as f:
         for line in [header] + lines:
             f.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-    cut = sum("released" in line for line in lines)
-    full = sum(isinstance(line["distiller"]["ids"], dict) and line["distiller"]["ids"]["n"] == line["limits"][1] - 258 for line in lines)
+    cut = sum("released" in line["expect"] for line in lines)
+    filled = [line["expect"]["distiller"]["ids"] for line in lines]
+    full = sum(isinstance(ids, dict) and ids["n"] == line["limits"][1] - 258 for line, ids in zip(lines, filled))
     print("%d tasks, %d refused, %d with options that the released code cuts, %d with a full distiller, %d bytes" %
           (len(lines), refused, cut, full, os.path.getsize(path)))
 
