@@ -100,6 +100,8 @@ def safetensors_file(path):
             if t["dtype"] in SIZES and end - start != elements(t["shape"]) * SIZES[t["dtype"]]:
                 raise Refused("%s: tensor %s: its offsets do not fit its shape" % (path, name))
             out[name], at = Source(t["dtype"], tuple(t["shape"]), lambda a=8 + n + start, b=8 + n + end: data[a:b]), end
+        if at != size - 8 - n:
+            raise Refused("%s: %d bytes follow the last tensor" % (path, size - 8 - n - at))
         return out
     except DAMAGED as why:
         raise Refused(damaged(path, why))

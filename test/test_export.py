@@ -438,7 +438,7 @@ def damaged_safetensors():
     whole = safetensors(BERT)
     n, = struct.unpack("<Q", whole[:8])
     start, end = json.loads(whole[8:8 + n])["classifier.bias"]["data_offsets"]
-    cases = {"empty": b"", "7 bytes": whole[:7], "no data": whole[:8 + n], "half a header": whole[:8 + n // 2], "one byte short": whole[:-1], "header length 2^63": struct.pack("<Q", 1 << 63) + whole[8:],
+    cases = {"empty": b"", "7 bytes": whole[:7], "no data": whole[:8 + n], "half a header": whole[:8 + n // 2], "one byte short": whole[:-1], "a byte too many": whole + b"x", "header length 2^63": struct.pack("<Q", 1 << 63) + whole[8:],
              "no JSON": struct.pack("<Q", 4) + b"{{{{", "JSON is a list": struct.pack("<Q", 2) + b"[]", "no UTF-8": struct.pack("<Q", 4) + b"{\"\xff\"", "deep JSON": struct.pack("<Q", 200000) + b"[" * 200000}
     rows = {"offsets beyond the file": changed(data_offsets=[start, end + 4], shape=[3]), "offsets turned round": changed(data_offsets=[end, start]), "negative offsets": changed(data_offsets=[-8, 0]),
             "offsets no numbers": changed(data_offsets=["a", "b"]), "fractions": changed(data_offsets=[start + 0.0, end + 0.0]), "three offsets": changed(data_offsets=[0, 1, 2]), "no offsets": changed(data_offsets=None),
