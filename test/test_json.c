@@ -99,7 +99,7 @@ static void test_refusals(void) {
         {TEXT("\""), 0, "closing quote"}, {TEXT("[\"abc"), 1, "closing quote"}, {TEXT("\"\\\""), 0, "closing quote"}, {TEXT("\"\\"), 0, "closing quote"}, {TEXT("\"\\x41\""), 2, "backslash"}, {TEXT("\"\\'\""), 2, "backslash"}, {TEXT("\"\\\0\""), 2, "backslash"},
         {TEXT("\"a\nb\""), 2, "escape"}, {TEXT("\"\x1F\""), 1, "escape"}, {TEXT("\"\0\""), 1, "escape"}, {TEXT("\"\\u12\""), 5, "hex"}, {TEXT("\"\\u12G4\""), 5, "hex"}, {TEXT("\"\\u\""), 3, "hex"}, {TEXT("\"\\u 123\""), 3, "hex"}, {TEXT("\"\\u+123\""), 3, "hex"},
         {TEXT("\"\\uD800\""), 1, "surrogate"}, {TEXT("\"\\uDC00\""), 1, "surrogate"}, {TEXT("\"ab\\uD83Dx\""), 3, "surrogate"}, {TEXT("\"\\uD83D\\n\""), 1, "surrogate"}, {TEXT("\"\\uD83D\\u0041\""), 1, "surrogate"}, {TEXT("\"\\uD83D\\uD83D\""), 1, "surrogate"},
-        {TEXT("\"\\uDE42\\uD83D\""), 1, "surrogate"}, {TEXT("\"\\uD83D\\u12\""), 11, "hex"}, {TEXT("\"\\uD83D\\"), 0, "closing quote"}, {TEXT("\"\\uD83D\\\""), 0, "closing quote"},
+        {TEXT("\"\\uDE42\\uD83D\""), 1, "surrogate"}, {TEXT("\"\\uD83D\\uE000\""), 1, "surrogate"}, {TEXT("\"\\uE000\\uDC00\""), 7, "surrogate"}, {TEXT("\"\\uD83D\\u12\""), 11, "hex"}, {TEXT("\"\\uD83D\\"), 0, "closing quote"}, {TEXT("\"\\uD83D\\\""), 0, "closing quote"},
         /* UTF-8 */
         {TEXT("\"\x80\""), 1, "UTF-8"}, {TEXT("\"\xC0\x80\""), 1, "UTF-8"}, {TEXT("\"\xC1\xBF\""), 1, "UTF-8"}, {TEXT("\"\xE0\x9F\xBF\""), 1, "UTF-8"}, {TEXT("\"\xED\xA0\x80\""), 1, "UTF-8"}, {TEXT("\"\xF0\x8F\xBF\xBF\""), 1, "UTF-8"},
         {TEXT("\"\xF4\x90\x80\x80\""), 1, "UTF-8"}, {TEXT("\"\xF5\x80\x80\x80\""), 1, "UTF-8"}, {TEXT("\"\xFF\""), 1, "UTF-8"}, {TEXT("\"ab\xE2\x82\""), 3, "UTF-8"}, {TEXT("\"a\xF0\x9F\x99"), 2, "UTF-8"}, {TEXT("1 \xC3"), 2, "UTF-8"}, {TEXT("\xEF\xBB\xBF{}"), 0, "byte order mark"},
@@ -290,7 +290,7 @@ static void test_put_double(void) {
     } cases[] = {{0.0, "0.0"}, {-0.0, "-0.0"}, {1, "1.0"}, {-1.5, "-1.5"}, {0.1, "0.1"}, {0.1 + 0.2, "0.30000000000000004"}, {100, "100.0"}, {1e15, "1000000000000000.0"}, {9999999999999998.0, "9999999999999998.0"}, {1e16, "1e+16"}, {1.5e16, "1.5e+16"},
                  {123456789012345680.0, "1.2345678901234568e+17"}, {1e22, "1e+22"}, {1e23, "1e+23"}, {0.0001, "0.0001"}, {0.00012345, "0.00012345"}, {0.00001, "1e-05"}, {1.5e-7, "1.5e-07"}, {1e100, "1e+100"}, {DBL_MAX, "1.7976931348623157e+308"},
                  {DBL_MIN, "2.2250738585072014e-308"}, {5e-324, "5e-324"}, {1.1e-322, "1.1e-322"}, {2e-44, "2e-44"}, {9007199254740993.0, "9007199254740992.0"}, {0x1p-1074, "5e-324"}, {0x1p70, "1.1805916207174113e+21"}, {9.5367431640625e-07, "9.5367431640625e-07"},
-                 {(double)0.1f, "0.10000000149011612"}, {2.0 / 3, "0.6666666666666666"}, {123.456, "123.456"}, {(double)NAN, "NaN"}, {(double)INFINITY, "Infinity"}, {-(double)INFINITY, "-Infinity"}};
+                 {(double)0.1f, "0.10000000149011612"}, {2.0 / 3, "0.6666666666666666"}, {0x1p-44, "5.684341886080802e-14"}, {0x1p149, "7.1362384635298e+44"}, {0x1p-549, "5.426657103235053e-166"}, {123.456, "123.456"}, {(double)NAN, "NaN"}, {(double)INFINITY, "Infinity"}, {-(double)INFINITY, "-Infinity"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Bytes b = {0};
         json_put_double(&b, cases[i].x);
