@@ -15,6 +15,7 @@ import array
 import collections
 import glob
 import hashlib
+import http.client
 import io
 import json
 import mmap
@@ -27,6 +28,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 
 from export_tokenizer import tokenizer_tensors
 
@@ -38,9 +40,21 @@ class Refused(Exception):
     """The source cannot be exported: the message says what is wrong and where."""
 
 
+<<<<<<< HEAD
 # ---- what the flat file holds: (flat name, shape in letters, stored transposed), one table per architecture ----
 # A checkpoint's Linear weights are [out, in] and are stored [in, out]; GPT-2's are [in, out] already. A matrix that is embedding and output
 # head in one is stored [C, V], so that the head streams it.
+=======
+# What Python's readers of JSON, zip and pickle raise on damaged files.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+
+
+def damaged(path, why):
+    return "%s: damaged: %s: %s" % (path, type(why).__name__, why)
+
+
+# ---- what the flat file holds: flat name -> is the matrix transposed, one table per architecture ----
+>>>>>>> 115c7dc53774d94c1ae6a4fdc0990e773b1b4f5b
 
 def weight_and_bias(name, shape, transposed):
     return [(name + ".weight", shape, transposed), (name + ".bias", shape[:1] if transposed else shape[-1:], False)]
@@ -149,17 +163,20 @@ def safetensors_file(path):
         raise Refused("%s: the header's length %d does not fit the file" % (path, n))
     try:
         header = json.loads(data[8:8 + n].decode("utf-8"))
-        out = {}
-        for name, t in header.items():
-            if name == "__metadata__":
-                continue
+        header.pop("__metadata__", None)
+        out, at = {}, 0
+        for name, t in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             start, end = t["data_offsets"]
-            if t["dtype"] in SIZES and (not 0 <= start <= end <= size - 8 - n or end - start != elements(t["shape"]) * SIZES[t["dtype"]]):
-                raise Refused("%s: tensor %s: its offsets do not fit its shape or the file" % (path, name))
-            out[name] = Source(t["dtype"], tuple(t["shape"]), lambda a=8 + n + start, b=8 + n + end: data[a:b])
+            if any(type(v) is not int or v < 0 for v in (start, end, *t["shape"])) or start != at or not start <= end <= size - 8 - n:
+                raise Refused("%s: tensor %s: its offsets overlap another's, leave a gap or reach beyond the file" % (path, name))
+            if t["dtype"] in SIZES and end - start != elements(t["shape"]) * SIZES[t["dtype"]]:
+                raise Refused("%s: tensor %s: its offsets do not fit its shape" % (path, name))
+            out[name], at = Source(t["dtype"], tuple(t["shape"]), lambda a=8 + n + start, b=8 + n + end: data[a:b]), end
+        if at != size - 8 - n:
+            raise Refused("%s: %d bytes follow the last tensor" % (path, size - 8 - n - at))
         return out
-    except (ValueError, KeyError, TypeError) as why:
-        raise Refused("%s: the header is damaged: %s" % (path, why))
+    except DAMAGED as why:
+        raise Refused(damaged(path, why))
 
 
 STORAGES = {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64", "IntStorage": "I32",
@@ -225,7 +242,7 @@ class TensorReader(pickle.Unpickler):
         raise Refused("the pickle wants %s.%s, which is no tensor: refused, nothing was run" % (module, name))
 
     def persistent_load(self, saved):
-        if not isinstance(saved, tuple) or len(saved) < 5 or saved[0] != "storage" or not isinstance(saved[1], StorageType) or not isinstance(saved[4], int):
+        if not isinstance(saved, tuple) or len(saved) < 5 or saved[0] != "storage" or not isinstance(saved[1], StorageType) or not isinstance(saved[4], int) or any(saved[5:]):
             raise Refused("the pickle names a storage in an unknown way")
         key = str(saved[2])
         if key not in self.storages:
@@ -234,8 +251,9 @@ class TensorReader(pickle.Unpickler):
 
 
 def state_dict(value, path):
-    while isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
+    for _ in range(4):  # no more, for a dictionary can hold itself
+        if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+            value = value["state_dict"]
     if not isinstance(value, dict):
         raise Refused("%s: holds no dictionary of tensors" % path)
     return {k: v for k, v in value.items() if isinstance(v, Source)}
@@ -303,8 +321,8 @@ def load_sources(files):
             continue
         try:
             out.update(zip_file(path) if zipfile.is_zipfile(path) else legacy_file(path))
-        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, zipfile.BadZipFile, RecursionError) as why:
-            raise Refused("%s: damaged: %s" % (path, why))
+        except DAMAGED as why:
+            raise Refused(damaged(path, why))
     return out
 
 
@@ -483,8 +501,14 @@ def export(directory, name, out, mend, verbose):
     tokenizer, settings, why = tokenizer_tensors(directory)
     if why:
         sys.stderr.write("warning: no tokenizer: %s; the programs will need --ids\n" % why)
+<<<<<<< HEAD
     rows = letters["V"]
     classifier = TABLES[architecture][0] is classifier_table
+=======
+    if len(words.shape) != 2:
+        raise Refused("tensor %s has shape %s, two dimensions are wanted" % (table[0][1], list(words.shape)))
+    rows = words.shape[0]
+>>>>>>> 115c7dc53774d94c1ae6a4fdc0990e773b1b4f5b
     base = rows
     if tokenizer:
         base = max([len(tokenizer["tokenizer.piece_ends"]) // 4] + [a["id"] + 1 for a in settings["added"] if not a["text"].startswith("[NEW")])
@@ -528,6 +552,9 @@ def encode_header(header):
 
 def write(out, header, plan, sources, tokenizer, new_rows, verbose):
     """To a temporary name, tensor by tensor; the content hash is put into the header's place last."""
+    out = os.path.realpath(out)
+    if os.path.exists(out) and not os.path.isfile(out):
+        raise OSError("%s: is no regular file, so it cannot be replaced by the model" % out)
     temporary, digest = "%s.tmp.%d" % (out, os.getpid()), hashlib.sha256()
     try:
         with open(temporary, "wb") as file:
@@ -562,10 +589,10 @@ def write(out, header, plan, sources, tokenizer, new_rows, verbose):
 # ---- download ----
 
 class SameHostRedirect(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed; the token goes to no other host."""
+    """Redirects are followed; the token goes to no other host and not from https to http."""
     def redirect_request(self, request, file, code, message, headers, url):
         new = super().redirect_request(request, file, code, message, headers, url)
-        if new is not None and urllib.parse.urlparse(url).netloc != urllib.parse.urlparse(request.full_url).netloc:
+        if new is not None and urllib.parse.urlparse(url)[:2] != urllib.parse.urlparse(request.full_url)[:2]:
             new.headers.pop("Authorization", None)
         return new
 
@@ -574,7 +601,7 @@ def fetch(url, path, optional):
     """Download to path, going on where an earlier try broke off. False if it is not there and optional."""
     part, opener, broken = path + ".part", urllib.request.build_opener(SameHostRedirect), 0
     while True:
-        have = os.path.getsize(part) if os.path.exists(part) else 0
+        have = before = os.path.getsize(part) if os.path.exists(part) else 0
         request = urllib.request.Request(url, headers={"Range": "bytes=%d-" % have} if have else {})
         if os.environ.get("HF_TOKEN"):
             request.add_header("Authorization", "Bearer " + os.environ["HF_TOKEN"])
@@ -599,17 +626,20 @@ def fetch(url, path, optional):
             os.replace(part, path)
             return True
         except urllib.error.HTTPError as why:
-            if why.code == 416 and have:
+            if why.code == 416 and have and why.headers.get("Content-Range") == "bytes */%d" % have:
                 os.replace(part, path)  # all of it was there
                 return True
+            if why.code == 416 and have:
+                os.unlink(part)  # of another file
+                continue
             if why.code == 404 and optional:
                 return False
             hint = "; set HF_TOKEN if the model is not public" if why.code in (401, 403) else "; is the name right?" if why.code == 404 else ""
             raise Refused("%s: %d %s%s" % (url, why.code, why.reason, hint))
-        except (urllib.error.URLError, ConnectionError, TimeoutError, OSError) as why:
-            broken += 1
+        except (OSError, http.client.HTTPException) as why:
+            broken = broken + 1 if have <= before else 1
             if broken == 5:
-                raise Refused("%s: cannot be downloaded: %s; run the command again to go on where it stopped" % (url, why))
+                raise OSError("%s: cannot be downloaded: %s; run the command again to go on where it stopped" % (url, why))
             time.sleep(0.2 * broken)
 
 
@@ -657,12 +687,12 @@ def main():
     except Refused as why:
         sys.stderr.write("export.py: %s\n" % why)
         return 1
-    except (ValueError, KeyError, UnicodeDecodeError) as why:
-        sys.stderr.write("export.py: %s: damaged file: %s\n" % (args.source, why))
-        return 1
     except OSError as why:
         sys.stderr.write("export.py: %s\n" % why)
-        return 1 if isinstance(why, FileNotFoundError) else 4
+        return 1 if isinstance(why, FileNotFoundError) and os.path.isdir(os.path.dirname(os.path.realpath(args.output))) else 4
+    except DAMAGED as why:
+        sys.stderr.write("export.py: %s\n" % damaged(args.source, why))
+        return 1
     return 0
 
 
