@@ -31,7 +31,7 @@ $(B)/%.o: %.c $(wildcard *.h) Makefile | $(B)
 	$(CC) $(FLAGS) -c $< -o $@
 
 # A test includes the program it tests (compiled with TESTING, so without its main) or links the parts alone.
-$(B)/test_%: test/test_%.c test/check.h $(OBJECTS) $(PROGRAMS:%=%.c)
+$(B)/test_%: test/test_%.c $(wildcard test/*.h) $(OBJECTS) $(PROGRAMS:%=%.c)
 	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $< $(OBJECTS) -o $@ -lm
 
 $(B):
