@@ -23,6 +23,10 @@ const char *isa_name(int level); /* "base", "avx2", "avx512" */
 #pragma clang diagnostic ignored "-Wpass-failed" /* a loop that stays scalar (at -O0, say) is slower and no less right */
 #endif
 
+#if defined(__TINYC__)
+#define _Pragma(text) /* tcc 0.9.27 has neither this operator of C11 nor the vectors that it asks for */
+#endif
+
 #if defined(__GNUC__)
 #define ISA_BODY static inline __attribute__((always_inline))
 #else

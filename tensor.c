@@ -23,7 +23,7 @@
 #error "-ffast-math (or -Ofast) changes results: compile without it"
 #endif
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
-#error "float and double must be computed in their own precision: on 32-bit x86 compile with -msse2 -mfpmath=sse"
+#error "float and double must be computed in their own precision: compile for 32-bit x86 with -msse2 -mfpmath=sse, for s390x with -fexcess-precision=fast"
 #endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
