@@ -40,11 +40,6 @@ class Refused(Exception):
     """The source cannot be exported: the message says what is wrong and where."""
 
 
-<<<<<<< HEAD
-# ---- what the flat file holds: (flat name, shape in letters, stored transposed), one table per architecture ----
-# A checkpoint's Linear weights are [out, in] and are stored [in, out]; GPT-2's are [in, out] already. A matrix that is embedding and output
-# head in one is stored [C, V], so that the head streams it.
-=======
 # What Python's readers of JSON, zip and pickle raise on damaged files.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
@@ -53,8 +48,9 @@ def damaged(path, why):
     return "%s: damaged: %s: %s" % (path, type(why).__name__, why)
 
 
-# ---- what the flat file holds: flat name -> is the matrix transposed, one table per architecture ----
->>>>>>> 115c7dc53774d94c1ae6a4fdc0990e773b1b4f5b
+# ---- what the flat file holds: (flat name, shape in letters, stored transposed), one table per architecture ----
+# A checkpoint's Linear weights are [out, in] and are stored [in, out]; GPT-2's are [in, out] already. A matrix that is embedding and output
+# head in one is stored [C, V], so that the head streams it.
 
 def weight_and_bias(name, shape, transposed):
     return [(name + ".weight", shape, transposed), (name + ".bias", shape[:1] if transposed else shape[-1:], False)]
@@ -501,14 +497,10 @@ def export(directory, name, out, mend, verbose):
     tokenizer, settings, why = tokenizer_tensors(directory)
     if why:
         sys.stderr.write("warning: no tokenizer: %s; the programs will need --ids\n" % why)
-<<<<<<< HEAD
     rows = letters["V"]
+    if rows == 0:
+        raise Refused("tensor %s has shape %s, two dimensions are wanted" % (table[0][1], list(sources[table[0][1]].shape)))
     classifier = TABLES[architecture][0] is classifier_table
-=======
-    if len(words.shape) != 2:
-        raise Refused("tensor %s has shape %s, two dimensions are wanted" % (table[0][1], list(words.shape)))
-    rows = words.shape[0]
->>>>>>> 115c7dc53774d94c1ae6a4fdc0990e773b1b4f5b
     base = rows
     if tokenizer:
         base = max([len(tokenizer["tokenizer.piece_ends"]) // 4] + [a["id"] + 1 for a in settings["added"] if not a["text"].startswith("[NEW")])

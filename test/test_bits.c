@@ -62,7 +62,8 @@ static void heads(const Case *c, float *y, const float *x, const float *w, const
     const size_t D = c->C, ld = D * c->more;
     Attention *head = mem_new(c->more, sizeof *head);
     for (size_t h = 0; h < c->more; h++)
-        head[h] = (Attention){x + h * D, w + h * D, b + h * D, NULL, y + h * D, c->N, c->O, D, ld, ld, ld, ld, 0, 1 / sqrt((double)D), c->causal};
+        head[h] = (Attention){.q = x + h * D, .k = w + h * D, .v = b + h * D, .ctx = y + h * D, .Tq = c->N, .Tk = c->O, .D = D, .ldq = ld, .ldk = ld,
+                              .ldv = ld, .ldc = ld, .scale = 1 / sqrt((double)D), .causal = c->causal};
     if (plain) attention_plain(head, c->more);
     else attention(head, c->more);
     free(head);

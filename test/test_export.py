@@ -463,7 +463,7 @@ def shapes():
 def configurations():
     good = {"model.safetensors": safetensors(BERT)}
     labels = {"0": "drop", "1": "keep", "2": "more"}
-    for change, word in (({"id2label": labels}, "3 labels"), ({"num_labels": 5}, "5 labels"), ({"architectures": ["GPT2Model"]}, "GPT2Model"), ({"architectures": None}, "missing"), ({"hidden_size": 0}, "hidden_size"),
+    for change, word in (({"id2label": labels}, "3 labels"), ({"num_labels": 5}, "5 labels"), ({"architectures": ["OPTModel"]}, "OPTModel"), ({"architectures": None}, "missing"), ({"hidden_size": 0}, "hidden_size"),
                          ({"hidden_size": "4"}, "hidden_size"), ({"num_hidden_layers": 3}, "lacks 16 tensors"), ({"hidden_act": "mish"}, "mish"), ({"position_embedding_type": "relative_key"}, "relative_key"),
                          ({"is_decoder": True}, "decoder"), ({"id2label": 3}, ""), ({"architectures": 3}, ""), ({"intermediate_size": 7}, "intermediate")):
         refuse("config %s" % change, directory(good, {**CONFIG, **change}), word)
