@@ -961,11 +961,26 @@ static bool score_shared(Context *c, const Ids *x, const Ids *option, size_t B, 
     return ok;
 }
 
+static size_t longest_of(const Ids *option, size_t B) {
+    size_t most = 0;
+    for (size_t b = 0; b < B; b++) most = option[b].n > most ? option[b].n : most;
+    return most;
+}
+
+/* A T5 that reads everything anew for each option. */
+static bool score_anew(Context *c, const Ids *x, const Ids *option, size_t B, double *score, Error *err) {
+    bool ok = true;
+    for (size_t b = 0; ok && b < B; b++) {
+        state_free(&c->state);
+        ok = context_begin(c, err) && score_shared(c, x, &option[b], 1, score + b, err);
+    }
+    return ok;
+}
+
 static bool score_pieces(Context *c, const Ids *x, const Ids *option, size_t B, double *score, Error *err) {
-    size_t longest_option = 0;
-    for (size_t b = 0; b < B; b++) longest_option = option[b].n > longest_option ? option[b].n : longest_option;
     if (c->lm->kind == T5 && c->format.encoder_input) return score_encoded(c, x, option, B, score, err);
-    if (c->lm->kind == GPT2 && c->vectors.n == 0 && (c->alone || c->demos.n + x->n + longest_option > c->format.limit))
+    if (c->lm->kind == T5 && c->alone) return score_anew(c, x, option, B, score, err);
+    if (c->lm->kind == GPT2 && c->vectors.n == 0 && (c->alone || c->demos.n + x->n + longest_of(option, B) > c->format.limit))
         return score_cut(c, x, option, B, score, err);
     return score_shared(c, x, option, B, score, err);
 }
@@ -1256,6 +1271,70 @@ static bool predict(const Setting *s, const Examples *demos, const Examples *que
     return ok;
 }
 
+/* ==== cost ========================================================================================================================
+ * Multiply-adds (times two) counted from the shapes; `mend cost` holds them against those that were done. */
+
+/* One stack over n rows after p: `row` per row and layer, and E wide heads over the keys. */
+static double stack_flops(double n, double p, bool causal, double L, double row, double E) {
+    const double keys = causal ? n * p + n * (n + 1) / 2 : n * (p + n);
+    return L * (n * row + 4 * E * keys);
+}
+
+static double t5_row(const Model *m, const T5Stack *s) {
+    const double C = (double)m->size[LETTER_C], E = (double)m->size[LETTER_E], F = (double)m->size[LETTER_F];
+    return 2 * C * (4 * E + (s->layer[0].gate ? 3 : 2) * F) + (s->decoder ? 4 * C * E : 0);
+}
+
+/* n rows through the decoder after p rows, e rows on the encoder's side. */
+static double decoder_flops(const Model *m, double n, double p, double e) {
+    const double C = (double)m->size[LETTER_C], E = (double)m->size[LETTER_E], F = (double)m->size[LETTER_F];
+    if (m->kind == GPT2) return stack_flops(n, p, true, (double)m->L, 2 * C * (4 * C + 2 * F), E);
+    return stack_flops(n, p, true, (double)m->decoder.L, t5_row(m, &m->decoder), E) + (double)m->decoder.L * 4 * E * n * e;
+}
+
+/* n rows through the encoder, and, for a whole T5, their keys and values in the decoder. */
+static double encoder_flops(const Model *m, double n) {
+    const double C = (double)m->size[LETTER_C], E = (double)m->size[LETTER_E];
+    return stack_flops(n, 0, false, (double)m->encoder.L, t5_row(m, &m->encoder), E) + (double)m->decoder.L * 4 * C * E * n;
+}
+
+static double head_flops(const Model *m, double n) { return 2 * n * (double)m->size[LETTER_C] * (double)m->size[LETTER_V]; }
+
+/* Options from a state of p rows: all pieces but each one's last go through the decoder, every piece through the head. */
+static double options_flops(const Model *m, const Ids *option, size_t B, double p, double e) {
+    double sum = 0;
+    for (size_t b = 0; b < B; b++) sum += decoder_flops(m, (double)option[b].n - 1, p, e) + head_flops(m, (double)option[b].n);
+    return sum;
+}
+
+/* What stands before the queries: read at once (GPT-2, or a T5's decoder start behind the encoder). */
+static double context_flops(const Context *c) {
+    const double n = (double)(c->vectors.n + c->demos.n);
+    if (c->lm->kind == GPT2) return n > 0 ? decoder_flops(c->lm, n, 0, 0) : 0;
+    return encoder_flops(c->lm, n) + decoder_flops(c->lm, 1, 0, n);
+}
+
+/* One query, direct method, x and options as pieces. */
+static double query_flops(const Context *c, const Ids *x, const Ids *option, size_t B) {
+    const Model *m = c->lm;
+    const double n = (double)(c->vectors.n + c->demos.n), X = (double)x->n;
+    double sum = 0;
+    if (m->kind == T5) {
+        const double shared = decoder_flops(m, X, 1, n), all = options_flops(m, option, B, 1 + X, n);
+        return c->alone ? (double)B * (context_flops(c) + shared) + all : shared + all;
+    }
+    if (!c->alone) return (X > 0 ? decoder_flops(m, X, n, 0) : 0) + options_flops(m, option, B, n + X, 0);
+    for (size_t b = 0; b < B; b++) sum += decoder_flops(m, n + X + (double)option[b].n - 1, 0, 0) + head_flops(m, (double)option[b].n);
+    return sum;
+}
+
+/* The distiller over one group of n pieces. */
+static double distiller_flops(const Model *m, double n) {
+    const double C = (double)m->size[LETTER_C], U = (double)m->size[LETTER_U], O = (double)m->size[LETTER_O], F = (double)m->size[LETTER_F], N = n + U;
+    const double body = m->kind == GPT2 ? stack_flops(N, 0, true, (double)m->L, 2 * C * (4 * C + 2 * F), C) : encoder_flops(m, N);
+    return body + (m->pool_w ? 2 * U * C * O : 0);
+}
+
 /* ==== commands ==================================================================================================================== */
 
 /* What the commands that ask a language model take, and what they open. */
@@ -1523,6 +1602,416 @@ static bool command_logprob(Common *c, int argc, char **argv) {
     return ok;
 }
 
+/* One line of the table of `mend cost`: what is paid once, and per query. */
+typedef struct {
+    const char *name;
+    double once, once_seconds, query, query_seconds; /* multiply-adds times two; query: the mean */
+} Bill;
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Errors: BAD_SYSTEM if what was done is not what the shapes say. */
+static bool same_flops(const char *what, double done, double counted, Error *err) {
+    return done == counted || fail(err, BAD_SYSTEM, "%s: %.0f operations were done, the shapes say %.0f: report this", what, done, counted);
+}
+
+/* The context's part, then each query; what the distiller did before is in *bill already. */
+static bool run_bill(Context *c, const Examples *queries, Bill *bill, Error *err) {
+    double begun = seconds(), flops = tensor_flops();
+    if (!context_begin(c, err) || (!c->alone && !same_flops(bill->name, tensor_flops() - flops, context_flops(c), err))) return false;
+    if (!c->alone) bill->once += tensor_flops() - flops, bill->once_seconds += seconds() - begun;
+    bool ok = true;
+    for (size_t i = 0; ok && i < queries->n; i++) {
+        const size_t B = queries->at[i].options.n;
+        Ids x = {0}, *option = mem_new(B, sizeof *option);
+        double *score = mem_new(B, sizeof *score);
+        Error detail;
+        begun = seconds(), flops = tensor_flops();
+        ok = (query_pieces(c, &queries->at[i], &x, option, &detail) && score_pieces(c, &x, option, B, score, &detail)) ||
+             fail(err, detail.code, "query %zu: %.800s", i + 1, detail.text);
+        bill->query += (tensor_flops() - flops) / (double)queries->n;
+        bill->query_seconds += (seconds() - begun) / (double)queries->n;
+        const bool cut = c->lm->kind == GPT2 && c->demos.n + x.n + longest_of(option, B) > c->format.limit;
+        if (ok && !cut) ok = same_flops(bill->name, tensor_flops() - flops, query_flops(c, &x, option, B), err);
+        for (size_t b = 0; b < B; b++) ids_free(&option[b]);
+        ids_free(&x);
+        free(option), free(score);
+    }
+    return ok;
+}
+
+/* The distiller's part of MEND's bill. */
+static bool distil_bill(const Asking *a, Context *c, Bill *bill, Error *err) {
+    const Distilling d = distilling_of(a);
+    const Format f = format_of(&a->mend, DISTILLER_LIMIT, false, false);
+    const size_t each = (a->demos.n + d.groups - 1) / d.groups;
+    const double begun = seconds(), flops = tensor_flops();
+    double counted = 0;
+    if (!distill(&a->mend, &a->demos, &d, &c->format, &c->vectors, err)) return false;
+    bill->once = tensor_flops() - flops, bill->once_seconds = seconds() - begun;
+    for (size_t from = 0; from < a->demos.n; from += each) {
+        Ids ids = {0};
+        if (!demonstrations(&a->mend, &a->demos, from, from + each < a->demos.n ? from + each : a->demos.n, &f, &ids, NULL, err)) return false;
+        counted += distiller_flops(&a->mend, (double)ids.n);
+        ids_free(&ids);
+    }
+    return same_flops("distiller", bill->once, counted, err);
+}
+
+/* After how many queries `a` has cost less than `b` in all, or infinity. */
+static double break_even(double once_a, double query_a, double once_b, double query_b) {
+    if (once_a <= once_b && query_a <= query_b) return 0;
+    return query_a < query_b ? ceil((once_a - once_b) / (query_b - query_a)) : (double)INFINITY;
+}
+
+static void put_bills(const Bill *bill, size_t n, size_t queries, bool json, Bytes *out) {
+    const Bill *mend = &bill[n - 1];
+    if (json) bytes_printf(out, "{\"queries\": %zu, \"methods\": [", queries);
+    else bytes_printf(out, "%-28s %14s %10s %14s %12s %14s %22s\n", "", "GFLOP once", "s once", "GFLOP / query", "ms / query", "GFLOP in all", "MEND cheaper after");
+    for (size_t i = 0; i < n; i++) {
+        const Bill *b = &bill[i];
+        const double all = b->once + b->query * (double)queries, even = i + 1 < n ? break_even(mend->once, mend->query, b->once, b->query) : 0;
+        if (json) {
+            bytes_printf(out, "%s{\"method\": \"%s\", \"flops_once\": ", i ? ", " : "", b->name);
+            json_put_double(out, b->once);
+            bytes_text(out, ", \"seconds_once\": "), json_put_double(out, b->once_seconds);
+            bytes_text(out, ", \"flops_per_query\": "), json_put_double(out, b->query);
+            bytes_text(out, ", \"seconds_per_query\": "), json_put_double(out, b->query_seconds);
+            bytes_text(out, ", \"mend_cheaper_after_queries\": ");
+            if (i + 1 == n || isinf(even)) bytes_text(out, "null");
+            else json_put_double(out, even);
+            bytes_text(out, "}");
+            continue;
+        }
+        bytes_printf(out, "%-28s %14.4f %10.3f %14.4f %12.2f %14.3f", b->name, b->once * 1e-9, b->once_seconds, b->query * 1e-9, b->query_seconds * 1e3, all * 1e-9);
+        if (i + 1 == n) bytes_text(out, "\n");
+        else if (isinf(even)) bytes_printf(out, " %22s\n", "never");
+        else bytes_printf(out, " %14.0f queries\n", even);
+    }
+    if (json) bytes_text(out, "]}\n");
+}
+
+static bool command_cost(Common *c, int argc, char **argv) {
+    Asking a = {.c = c};
+    Examples queries = {0};
+    Bytes out = {0};
+    Bill bill[4] = {{.name = "zero-shot"}, {.name = "in context, nothing cached"}, {.name = "in context, cached"}, {.name = "MEND, distiller included"}};
+    const CliOption own[] = {{"-l, llm", "FILE", CLI_TEXT, &a.lm_path, 0, 0, "the language model"},
+                             {"-m, mend", "FILE", CLI_TEXT, &a.mend_path, 0, 0, "the distiller"},
+                             {"-d, demonstrations", "FILE", CLI_TEXT, &a.demos_path, 0, 0, "demonstrations, JSON lines"},
+                             {"groups", "N", CLI_WHOLE, &a.groups, 1, 10000, "distil the demonstrations in N groups and concatenate (default 1)"}};
+    bool done = false;
+    bool ok = command_start(c, "usage: mend cost -l LLM -m MEND -d DEMOS.jsonl [options] [INPUT.jsonl|-]\nWhat the queries of a file cost by each method: operations counted from the shapes and checked against\n"
+                            "those done, and seconds; after how many queries MEND, its distiller included, has cost less.", own, sizeof own / sizeof *own, argc, argv, &done);
+    if (ok && !done && (c->file.n > 1 || !a.lm_path.len || !a.mend_path.len || !a.demos_path.len)) ok = fail(c->err, BAD_USAGE, "cost wants -l LLM, -m MEND, -d DEMOS and one file of queries");
+    if (ok && !done)
+        ok = read_examples(c->file.n ? c->file.at[0].at : "-", false, &queries, c->err) && read_examples(a.demos_path.at, true, &a.demos, c->err) &&
+             model_open(&a.lm, a.lm_path.at, LANGUAGE_MODEL, c->err) && model_open(&a.mend, a.mend_path.at, DISTILLER, c->err);
+    for (size_t i = ok && !done && a.lm.kind == T5 ? 1 : 0; ok && !done && i < 4; i++) { /* a T5 without demonstrations has nothing to encode */
+        Context context = {.lm = &a.lm, .format = format_of(&a.lm, TEACHER_LIMIT, false, false), .alone = i == 1};
+        if (i == 1 || i == 2) ok = demonstrations(&a.lm, &a.demos, 0, a.demos.n, &context.format, &context.demos, NULL, c->err);
+        if (i == 3) ok = distil_bill(&a, &context, &bill[i], c->err);
+        ok = ok && run_bill(&context, &queries, &bill[i], c->err);
+        context_free(&context);
+    }
+    if (ok && !done) put_bills(a.lm.kind == T5 ? bill + 1 : bill, a.lm.kind == T5 ? 3 : 4, queries.n, c->json, &out);
+    ok = ok && print_out(&out, c->err);
+    bytes_free(&out);
+    examples_free(&queries);
+    asking_free(&a);
+    return ok;
+}
+
+/* What `mend eval` was asked for. */
+typedef struct {
+    Asking asking;
+    Bytes data, partition, partition_file, split, output;
+    Texts task, seed, method, ablation;
+    double K;
+    Vectors prompt;
+    Json partitions;
+    Texts done;       /* keys of results that are there already */
+    Texts classes;    /* tasks judged by macro-F1 */
+    Bytes results;    /* JSON lines, old and new */
+} Evaluation;
+
+static void evaluation_free(Evaluation *e) {
+    asking_free(&e->asking);
+    bytes_free(&e->data), bytes_free(&e->partition), bytes_free(&e->partition_file), bytes_free(&e->split), bytes_free(&e->output), bytes_free(&e->results);
+    texts_free(&e->task), texts_free(&e->seed), texts_free(&e->method), texts_free(&e->ablation), texts_free(&e->done), texts_free(&e->classes);
+    free(e->prompt.at);
+    json_free(&e->partitions);
+}
+
+static bool name_of(const Bytes *text, const char *const *names, size_t n, const char *option, size_t *out, Error *err) {
+    for (*out = 0; *out < n; ++*out)
+        if (strcmp(text->at, names[*out]) == 0) return true;
+    Bytes all = {0};
+    for (size_t i = 0; i < n; i++) bytes_printf(&all, "%s%s", i ? ", " : "", names[i]);
+    fail(err, BAD_USAGE, "%s is one of %s, not '%.50s'", option, all.at, text->at);
+    bytes_free(&all);
+    return false;
+}
+
+static void add_names(const Json *list, Texts *to) {
+    for (size_t i = 0; list && list->type == JSON_ARRAY && i < list->len; i++)
+        if (list->item[i].type == JSON_STRING && !texts_hold(to, list->item[i].text, list->item[i].len)) texts_add(to, list->item[i].text, list->item[i].len);
+}
+
+/* The test tasks of a partition, and which tasks are classification, from {"NAME": {"train": [], "test": []}, ..., "classification": []}. */
+static bool read_partition(Evaluation *e, Error *err) {
+    Bytes text = {0};
+    Error detail;
+    const char *path = e->partition_file.at;
+    bool ok = read_text(path, &text, err) && (json_parse(text.at, text.len, &e->partitions, &detail) || fail(err, BAD_INPUT, "%s: %.800s", path, detail.text));
+    bytes_free(&text);
+    if (!ok) return false;
+    add_names(json_get(&e->partitions, "classification"), &e->classes);
+    if (!e->partition.len) return true;
+    const Json *p = json_get(&e->partitions, e->partition.at), *test = json_get(p, "test");
+    if (!test || test->type != JSON_ARRAY) return fail(err, BAD_INPUT, "%s: there is no partition '%.50s' with a list of \"test\" tasks", path, e->partition.at);
+    add_names(test, &e->task);
+    return true;
+}
+
+/* DIR/TASK/TASK_16_SEED_SPLIT.jsonl; test data is often there for one seed alone, so another seed's is taken if this one's is missing. */
+static void data_path(const Evaluation *e, const char *task, const char *seed, const char *split, Bytes *path) {
+    static const char *const others[] = {"100", "13", "21", "42", "87"};
+    for (size_t i = 0; i <= sizeof others / sizeof *others; i++) {
+        path->len = 0;
+        bytes_printf(path, "%s/%s/%s_16_%s_%s.jsonl", e->data.at, task, task, i ? others[i - 1] : seed, split);
+        if (strcmp(split, "train") == 0 || access(path->at, R_OK) == 0) return;
+    }
+    path->len = 0;
+    bytes_printf(path, "%s/%s/%s_16_%s_%s.jsonl", e->data.at, task, task, seed, split);
+}
+
+static void result_key(const Bytes *task, const Bytes *seed, const char *method, const char *ablation, const Evaluation *e, Bytes *key) {
+    key->len = 0;
+    bytes_printf(key, "%s|%s|%s|%s|%.0f|%s|%s|%s|%s", task->at, seed->at, method, ablation, e->K, e->split.at, e->asking.channel ? "channel" : "direct",
+                 model_hash(&e->asking.lm), e->asking.mend.weights && strcmp(method, "mend") == 0 ? model_hash(&e->asking.mend) : "");
+}
+
+/* Results of an earlier run: their lines are kept and not computed again. */
+static bool read_results(Evaluation *e, Error *err) {
+    Bytes text = {0};
+    if (!e->output.len || access(e->output.at, F_OK) != 0) return true;
+    bool ok = read_text(e->output.at, &text, err);
+    for (size_t at = 0, number = 1; ok && at < text.len; number++) {
+        const char *end = memchr(text.at + at, '\n', text.len - at);
+        const size_t len = end ? (size_t)(end - text.at) - at : text.len - at;
+        Json j = {0};
+        Error detail;
+        ok = json_parse(text.at + at, len, &j, &detail) || fail(err, BAD_INPUT, "%s: line %zu: %.800s", e->output.at, number, detail.text);
+        const Json *key = json_get(&j, "key");
+        if (ok && (!key || key->type != JSON_STRING)) ok = fail(err, BAD_INPUT, "%s: line %zu: no result of mend eval", e->output.at, number);
+        if (ok) {
+            texts_add(&e->done, key->text, key->len);
+            bytes_add(&e->results, text.at + at, len);
+            bytes_text(&e->results, "\n");
+        }
+        json_free(&j);
+        at += len + 1;
+    }
+    bytes_free(&text);
+    return ok;
+}
+
+/* One task, seed, method and ablation: a line of results. */
+static bool evaluate_one(Evaluation *e, const Bytes *task, const Bytes *seed, Method method, Ablation ablation, const Bytes *key, Error *err) {
+    const Asking *a = &e->asking;
+    Examples demos = {0}, queries = {0};
+    Bytes path = {0};
+    uint64_t count = 0;
+    const uint64_t number = strtoull(seed->at, NULL, 10);
+    const double begun = seconds();
+    data_path(e, task->at, seed->at, "train", &path);
+    bool ok = read_examples(path.at, true, &demos, err);
+    const size_t K = (size_t)e->K;
+    if (ok && K > demos.n) ok = fail(err, BAD_INPUT, "%s: %zu demonstrations are wanted, %zu are there", path.at, K, demos.n);
+    if (ok) {
+        if (K < demos.n || ablation == SHUFFLED) shuffle(&demos, K, number, &count);
+        for (size_t i = K; i < demos.n; i++) example_free(&demos.at[i]);
+        demos.n = K;
+        if (ablation == RANDOM_LABEL || ablation == WRONG_LABEL) relabel(&demos, ablation == WRONG_LABEL, number, &count);
+        data_path(e, task->at, seed->at, e->split.at, &path);
+        ok = read_examples(path.at, true, &queries, err);
+    }
+    size_t *prediction = mem_new(queries.n, sizeof *prediction);
+    const Setting s = {&a->lm, &a->mend, &e->prompt, distilling_of(a), format_of(&a->lm, TEACHER_LIMIT, a->channel, a->encoder_input), method, ablation};
+    Error detail;
+    ok = ok && (predict(&s, &demos, &queries, prediction, &detail) || fail(err, detail.code, "%s: %.800s", path.at, detail.text));
+    if (ok) {
+        const bool f1 = texts_hold(&e->classes, task->at, task->len);
+        bytes_text(&e->results, "{\"key\": "), json_put_string(&e->results, key->at, key->len);
+        bytes_text(&e->results, ", \"task\": "), json_put_string(&e->results, task->at, task->len);
+        bytes_printf(&e->results, ", \"seed\": \"%s\", \"method\": \"%s\", \"ablation\": \"%s\", \"queries\": %zu, \"metric\": \"%s\", \"value\": ", seed->at,
+                     method_names[method], ablation_names[ablation], queries.n, f1 ? "macro-f1" : "accuracy");
+        json_put_double(&e->results, f1 ? macro_f1(&queries, prediction) : accuracy(&queries, prediction));
+        bytes_text(&e->results, ", \"seconds\": "), json_put_double(&e->results, seconds() - begun);
+        bytes_text(&e->results, "}\n");
+        if (e->output.len) ok = file_write(e->output.at, e->results.at, e->results.len, err);
+    }
+    free(prediction);
+    bytes_free(&path);
+    examples_free(&demos), examples_free(&queries);
+    return ok;
+}
+
+/* Everything that was asked for and is not there yet. */
+static bool evaluate(Evaluation *e, Error *err) {
+    const size_t all = e->task.n * e->seed.n * e->method.n * e->ablation.n;
+    const time_t begun = time(NULL);
+    size_t n = 0, method, ablation;
+    Bytes key = {0};
+    bool ok = true;
+    for (size_t t = 0; ok && t < e->task.n; t++)
+        for (size_t s = 0; ok && s < e->seed.n; s++)
+            for (size_t m = 0; ok && m < e->method.n; m++)
+                for (size_t b = 0; ok && b < e->ablation.n; b++) {
+                    ok = name_of(&e->method.at[m], method_names, METHODS, "--method", &method, err) &&
+                         name_of(&e->ablation.at[b], ablation_names, ABLATIONS, "--ablation", &ablation, err);
+                    result_key(&e->task.at[t], &e->seed.at[s], e->method.at[m].at, e->ablation.at[b].at, e, &key);
+                    if (ok && !texts_hold(&e->done, key.at, key.len))
+                        ok = evaluate_one(e, &e->task.at[t], &e->seed.at[s], (Method)method, (Ablation)ablation, &key, err);
+                    if (ok) show_progress(e->asking.c, "evaluated", ++n, all, begun);
+                }
+    bytes_free(&key);
+    return ok;
+}
+
+/* Mean and deviation (over n, as the reference) of the results that match. */
+static size_t spread_of(const Json *lines, size_t n, const char *task, const char *method, const char *ablation, double *mean, double *deviation) {
+    double sum = 0, squares = 0;
+    size_t found = 0;
+    for (size_t pass = 0; pass < 2; pass++) {
+        found = 0;
+        for (size_t i = 0; i < n; i++) {
+            const Json *t = json_get(&lines[i], "task"), *m = json_get(&lines[i], "method"), *b = json_get(&lines[i], "ablation"), *v = json_get(&lines[i], "value");
+            if (!t || !m || !b || !v || strcmp(t->text, task) || strcmp(m->text, method) || strcmp(b->text, ablation)) continue;
+            found++;
+            if (pass == 0) sum += v->number;
+            else squares += (v->number - *mean) * (v->number - *mean);
+        }
+        *mean = sum / (double)found;
+    }
+    *deviation = sqrt(squares / (double)found);
+    return found;
+}
+
+/* A row per task, method and ablation, then the mean over tasks of the means over seeds. */
+static void put_evaluation(const Evaluation *e, const Json *lines, size_t n, bool json, Bytes *out) {
+    if (json) bytes_text(out, "{\"results\": [");
+    else bytes_printf(out, "%-40s %-8s %-14s %6s %10s %10s\n", "task", "method", "ablation", "seeds", "mean", "deviation");
+    size_t rows = 0;
+    for (size_t m = 0; m < e->method.n; m++)
+        for (size_t b = 0; b < e->ablation.n; b++) {
+            double total = 0, mean = 0, deviation = 0;
+            for (size_t t = 0; t <= e->task.n; t++) {
+                const bool last = t == e->task.n;
+                const size_t seeds = last ? e->seed.n : spread_of(lines, n, e->task.at[t].at, e->method.at[m].at, e->ablation.at[b].at, &mean, &deviation);
+                if (last) mean = total / (double)e->task.n;
+                else total += mean;
+                const char *task = last ? "mean over tasks" : e->task.at[t].at;
+                if (!json) {
+                    bytes_printf(out, "%-40s %-8s %-14s %6zu %10.4f ", task, e->method.at[m].at, e->ablation.at[b].at, seeds, mean);
+                    if (last) bytes_text(out, "\n");
+                    else bytes_printf(out, "%10.4f\n", deviation);
+                    continue;
+                }
+                bytes_printf(out, "%s{\"task\": ", rows++ ? ", " : "");
+                json_put_string(out, task, strlen(task));
+                bytes_printf(out, ", \"method\": \"%s\", \"ablation\": \"%s\", \"seeds\": %zu, \"mean\": ", e->method.at[m].at, e->ablation.at[b].at, seeds);
+                json_put_double(out, mean);
+                bytes_text(out, ", \"deviation\": ");
+                if (last) bytes_text(out, "null");
+                else json_put_double(out, deviation);
+                bytes_text(out, "}");
+            }
+        }
+    if (json) bytes_text(out, "]}\n");
+}
+
+static bool evaluation_table(const Evaluation *e, bool json, Error *err) {
+    Bytes out = {0};
+    size_t n = 0;
+    for (size_t i = 0; i < e->results.len; i++) n += e->results.at[i] == '\n';
+    Json *lines = mem_new(n, sizeof *lines);
+    bool ok = true;
+    size_t at = 0;
+    for (size_t i = 0; ok && i < n; i++) {
+        const size_t len = (size_t)((char *)memchr(e->results.at + at, '\n', e->results.len - at) - e->results.at) - at;
+        ok = json_parse(e->results.at + at, len, &lines[i], err);
+        at += len + 1;
+    }
+    if (ok) put_evaluation(e, lines, n, json, &out);
+    ok = ok && print_out(&out, err);
+    for (size_t i = 0; i < n; i++) json_free(&lines[i]);
+    free(lines);
+    bytes_free(&out);
+    return ok;
+}
+
+static void default_names(Texts *t, const char *const *names, size_t n) {
+    if (t->n) return;
+    for (size_t i = 0; i < n; i++) texts_add(t, names[i], strlen(names[i]));
+}
+
+/* Open the models, complete the lists, read what is there. */
+static bool evaluation_begin(Evaluation *e, Error *err) {
+    static const char *const seeds[] = {"100", "13", "21", "42", "87"}, *const methods[] = {"zero", "icl", "mend"}, *const none[] = {"none"};
+    Asking *a = &e->asking;
+    bool ok = true;
+    if (!a->lm_path.len || !e->data.len) return fail(err, BAD_USAGE, "eval wants -l LLM and --data DIR");
+    if (e->partition.len && !e->partition_file.len) return fail(err, BAD_USAGE, "--partition is looked up in a file: give it with --partitions");
+    if (e->partition_file.len && !read_partition(e, err)) return false;
+    if (e->task.n == 0) return fail(err, BAD_USAGE, "no task: give --task, or --partitions FILE and --partition NAME");
+    if (!e->split.len) bytes_set(&e->split, "test", 4);
+    default_names(&e->seed, seeds, 5);
+    default_names(&e->ablation, none, 1);
+    default_names(&e->method, methods, a->mend_path.len ? 3 : 2);
+    for (size_t i = 0; i < e->method.n; i++) {
+        if (strcmp(e->method.at[i].at, "mend") == 0 && !a->mend_path.len) return fail(err, BAD_USAGE, "--method mend needs a distiller: -m");
+        if (strcmp(e->method.at[i].at, "prompt") == 0 && !a->vectors_path.len) return fail(err, BAD_USAGE, "--method prompt needs tuned vectors: -v");
+    }
+    ok = model_open(&a->lm, a->lm_path.at, LANGUAGE_MODEL, err) && (!a->mend_path.len || model_open(&a->mend, a->mend_path.at, DISTILLER, err)) &&
+         (!a->vectors_path.len || read_vectors(a->vectors_path.at, &a->lm, &e->prompt, err));
+    return ok && read_results(e, err);
+}
+
+static bool command_eval(Common *c, int argc, char **argv) {
+    Evaluation e = {.K = 16};
+    Asking *a = &e.asking;
+    a->c = c;
+    const CliOption own[] = {{"-l, llm", "FILE", CLI_TEXT, &a->lm_path, 0, 0, "the language model"},
+                             {"-m, mend", "FILE", CLI_TEXT, &a->mend_path, 0, 0, "the distiller, for the method mend"},
+                             {"-v, vectors", "FILE", CLI_TEXT, &a->vectors_path, 0, 0, "tuned vectors, for the method prompt"},
+                             {"data", "DIR", CLI_TEXT, &e.data, 0, 0, "MetaICL's layout: DIR/TASK/TASK_16_SEED_train.jsonl"},
+                             {"task", "NAME", CLI_TEXTS, &e.task, 0, 0, "a task (repeatable)"},
+                             {"partitions", "FILE", CLI_TEXT, &e.partition_file, 0, 0, "JSON: partitions, and which tasks are \"classification\" (data/partitions.json)"},
+                             {"partition", "NAME", CLI_TEXT, &e.partition, 0, 0, "the test tasks of this partition"},
+                             {"seed", "S", CLI_WHOLES, &e.seed, 0, 1e15, "whose demonstrations (repeatable; default 100, 13, 21, 42, 87)"},
+                             {"method", "NAME", CLI_TEXTS, &e.method, 0, 0, "zero, icl, mend or prompt (repeatable)"},
+                             {"ablation", "NAME", CLI_TEXTS, &e.ablation, 0, 0, "none, no-input, no-label, random-label, wrong-label, itself, shuffled (repeatable)"},
+                             {"-k, demonstrations", "K", CLI_WHOLE, &e.K, 1, 10000, "how many demonstrations (default 16)"},
+                             {"split", "NAME", CLI_TEXT, &e.split, 0, 0, "which file holds the queries (default test)"},
+                             {"-o, output", "FILE", CLI_TEXT, &e.output, 0, 0, "results as JSON lines; those in it already are not computed again"},
+                             {"channel", NULL, CLI_FLAG, &a->channel, 0, 0, "score p(input | option)"},
+                             {"encoder-input", NULL, CLI_FLAG, &a->encoder_input, 0, 0, "T5: the input stands on the encoder's side"},
+                             DISTILLING_OPTIONS(*a)};
+    bool done = false;
+    bool ok = command_start(c, "usage: mend eval -l LLM [-m MEND] --data DIR --task NAME|--partition NAME [options]\nTasks, seeds and methods: macro-F1 of classification tasks, accuracy of others; mean and deviation over seeds.",
+                            own, sizeof own / sizeof *own, argc, argv, &done);
+    if (ok && !done && c->file.n) ok = fail(c->err, BAD_USAGE, "eval takes options alone");
+    ok = ok && (done || (evaluation_begin(&e, c->err) && evaluate(&e, c->err) && evaluation_table(&e, c->json, c->err)));
+    evaluation_free(&e);
+    return ok;
+}
+
 static bool command_info(Common *c, int argc, char **argv) {
     bool done = false;
     bool ok = command_start(c, "usage: mend info [options] MODEL\nWhat a model or vectors file holds.", NULL, 0, argc, argv, &done);
@@ -1535,6 +2024,8 @@ static const Command commands[] = {
     {"score", command_score, "which option a language model takes: zero-shot, in context, or from vectors"},
     {"generate", command_generate, "text that follows a prompt"},
     {"logprob", command_logprob, "log p of each piece of a text"},
+    {"eval", command_eval, "tasks, seeds and methods of MetaICL's kind"},
+    {"cost", command_cost, "what each method costs, and where MEND breaks even"},
     {"info", command_info, "what a file holds"},
 };
 

@@ -36,20 +36,18 @@ HELD_OUT, U, SEED = 8, 16, 1
 TRAIN = len(CATEGORIES) - HELD_OUT
 
 
-def pairs(category, generator):
-    """Two different words of each category in a tensor of categories."""
-    draws = torch.rand(*category.shape, 12, generator=generator).argsort(-1)[..., :2]
-    return WORDS[category].gather(-1, draws)
-
-
-def episodes(B, K, C, Q, generator, first=0, last=TRAIN):
-    """demos [B,K,3], queries [B,Q,3] (two words and the right label), labels [B,C] of the episode. Every class is shown about K/C times."""
+def episodes(B, K, C, Q, generator, first=0, last=TRAIN, words=12):
+    """demos [B,K,3], queries [B,Q,3] (two different words and the right label), labels [B,C] of the episode. Every class is shown about K/C times;
+    of each category only so many words occur."""
     classes = torch.rand(B, last - first, generator=generator).argsort(-1)[:, :C] + first
     labels = LABEL_IDS[torch.rand(B, len(LABELS), generator=generator).argsort(-1)[:, :C]]
 
+    own = torch.rand(B, C, 12, generator=generator).argsort(-1)[..., :words]
+
     def draw(n, which):
-        category = classes.gather(1, which)
-        return torch.cat([pairs(category, generator), labels.gather(1, which)[..., None]], -1)
+        two = torch.rand(B, n, words, generator=generator).argsort(-1)[..., :2]
+        index = own.gather(1, which[..., None].expand(-1, -1, words)).gather(-1, two)
+        return torch.cat([WORDS[classes.gather(1, which)].gather(-1, index), labels.gather(1, which)[..., None]], -1)
     shown = (torch.arange(K) % C).expand(B, K).gather(1, torch.rand(B, K, generator=generator).argsort(-1))
     return draw(K, shown), draw(Q, torch.randint(0, C, (B, Q), generator=generator)), labels
 
@@ -61,8 +59,9 @@ def lists(B, T, generator):
 
 
 def optimizer(parameters, rate, steps, warm_up=100):
+    """The rate rises, stays, and falls in the last third."""
     opt = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    return opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1, (s + 1) / warm_up) * max(0.02, 1 - s / steps))
+    return opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1, (s + 1) / warm_up, max(0.02, 3 * (1 - s / steps))))
 
 
 def step(opt, schedule, loss, model):
@@ -84,7 +83,7 @@ def train_lm(steps, generator):
     start = time.time()
     for i in range(steps):
         C = random.choice((2, 2, 3, 4))
-        demos, _, _ = episodes(32, 16, C, 1, generator)
+        demos, _, _ = episodes(32, 16, C, 1, generator, words=random.choice((3, 12)))  # words that come again are the easy beginning
         ids = demos.reshape(32, -1)
         logits = lm(ids).logits
         at = torch.arange(2, 48, 3)
