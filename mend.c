@@ -193,6 +193,7 @@ static bool read_t5(Model *m, const Json *config, bool whole, Error *err) {
         return fail(err, BAD_MODEL, "%s: feed_forward_proj in the configuration is neither relu nor gated-gelu", path);
     if (size[LETTER_R] < 4 || m->max_distance <= size[LETTER_R] / 2)
         return fail(err, BAD_MODEL, "%s: %zu buckets of relative positions up to a distance of %zu are impossible", path, size[LETTER_R], m->max_distance);
+    if (!whole) m->decoder.L = 0;
     m->kind = T5;
     m->act = gated ? CR_GELU_NEW : CR_RELU;
     m->wte_is_head = whole && !(tie && tie->type == JSON_FALSE);
