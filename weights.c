@@ -146,7 +146,7 @@ static bool parse_shape(const Weights *w, const Json *j, Tensor *t, Error *err) 
 
 /* "data_offsets": [begin, end), inside the data part, and exactly as long as the shape needs. */
 static bool parse_offsets(const Weights *w, const Json *j, const Tensor *t, size_t *begin, Error *err) {
-    size_t end, bytes, room = w->map_len - w->data;
+    size_t end, bytes = SIZE_MAX, room = w->map_len - w->data;
     bool two = j && j->type == JSON_ARRAY && j->len == 2;
     if (!two || !json_size(&j->item[0], SIZE_MAX, begin) || !json_size(&j->item[1], SIZE_MAX, &end) || *begin > end)
         return bad_tensor(w, t->name, err, "\"data_offsets\" must be two whole numbers, begin <= end");
