@@ -14,6 +14,8 @@ import struct
 import sys
 
 CL100K_SPECIALS = {"<|endoftext|>": 100257, "<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260, "<|endofprompt|>": 100276}
+# The unigram models whose words transformers 5 ends at all white space, whatever tokenizer.json says; others end them at blanks alone.
+SPLIT_AT_WHITE_SPACE = ("xlm-roberta", "t5")
 
 
 class NotUnderstood(Exception):
@@ -196,7 +198,7 @@ def from_tokenizer_json(tokenizer, model_type):
         index = {p: i for i, (p, _) in enumerate(vocabulary)}
         roles = role_ids(lambda c: in_added.get(c, index.get(c)))
         roles["unk"] = model["unk_id"]
-        return unigram(vocabulary, base64.b64decode(maps[0]), added, roles, model_type == "xlm-roberta" or any(s.get("type") == "WhitespaceSplit" for s in splits))
+        return unigram(vocabulary, base64.b64decode(maps[0]), added, roles, model_type in SPLIT_AT_WHITE_SPACE or any(s.get("type") == "WhitespaceSplit" for s in splits))
     if kind == "BPE":
         if splitter.get("type") != "ByteLevel" or splitter.get("add_prefix_space") or splitter.get("use_regex") is False or normalizer:
             raise NotUnderstood("BPE with pre-tokenizer %s" % splitter.get("type"))
@@ -233,7 +235,7 @@ def from_gpt2_files(directory):
         raise NotUnderstood("a merges.txt whose lines are not pairs")
     roberta = "<mask>" in vocabulary
     names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if roberta else ("<|endoftext|>",)
-    added = [added_token(n, vocabulary[n], lstrip=n == "<mask>") for n in names if n in vocabulary]
+    added = [added_token(n, vocabulary[n]) for n in names if n in vocabulary]  # <mask> takes the blank before it only where tokenizer.json says so
     return bpe(by_id(vocabulary), merges, "gpt2", added, role_ids(vocabulary.get), trim_offsets=roberta)
 
 
@@ -277,16 +279,16 @@ def from_sentencepiece(path, model_type):
     if model_type == "xlm-roberta":  # fairseq's ids: <s> <pad> </s> <unk>, the pieces behind their own first three, <mask>
         pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + pieces[3:] + [("<mask>", 0.0)]
         specials = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": len(pieces) - 1}
-        added = [added_token(p, i, lstrip=p == "<mask>") for p, i in specials.items()]
+        added = [added_token(p, i) for p, i in specials.items()]
     elif model_type == "t5":
         specials = {"<pad>": 0, "</s>": 1, "<unk>": 2}
         added = [added_token(p, i) for p, i in specials.items()]
         extra = [("<extra_id_%d>" % i, 0.0) for i in reversed(range(100))]
-        added += [added_token(p, len(pieces) + i, True, True) for i, (p, _) in enumerate(extra)]
+        added += [added_token(p, len(pieces) + i) for i, (p, _) in enumerate(extra)]
         pieces += extra
     else:
         raise NotUnderstood("a SentencePiece model of model_type %r" % model_type)
-    return unigram(pieces, charsmap, added, role_ids(specials.get), model_type == "xlm-roberta")
+    return unigram(pieces, charsmap, added, role_ids(specials.get), model_type in SPLIT_AT_WHITE_SPACE)
 
 
 def from_tiktoken(path):
