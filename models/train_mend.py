@@ -77,8 +77,17 @@ def config(cls=transformers.GPT2Config):
                bos_token_id=None, eos_token_id=None)
 
 
+def waves(P, C):
+    """Positions as sines and cosines: with them attention to the row before is found in a few hundred steps, from noise hardly at all."""
+    angle = torch.arange(P)[:, None] / 100 ** (torch.arange(C // 2) / (C // 2))
+    return torch.cat([angle.sin(), angle.cos()], 1)
+
+
 def train_lm(steps, generator):
     lm = transformers.GPT2LMHeadModel(config())
+    with torch.no_grad():
+        lm.transformer.wpe.weight.copy_(0.2 * waves(128, 128))
+        lm.transformer.wte.weight.mul_(5)
     opt, schedule = optimizer(lm.parameters(), 1e-3, steps)
     start = time.time()
     for i in range(steps):
