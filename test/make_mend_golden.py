@@ -123,7 +123,7 @@ def cases():
                     yield dict(case, kind="score", method=method, direction=direction)
     demos, labels = draw_demos(draw, (60,), gpt2)
     x, options = draw_ids(draw, 10, gpt2), [draw_ids(draw, n, gpt2) for n in (1, 2)]
-    yield dict(kind="score", llm="gpt2-tiny", mend="mend-tiny", demos=demos, x=x, options=options + [options[0]], method="mend", direction="direct")  # a tie
+    yield dict(kind="score", llm="gpt2-tiny", mend="mend-tiny", demos=demos, x=x, options=options + options[::-1], method="mend", direction="direct")  # a tie
 
     for model in ("t5-tiny", "t5-gated-tiny"):
         for n, m in ((1, 1), (2, 2), (17, 17), (130, 40), (300, 5), (40, 150)):
