@@ -32,6 +32,10 @@ Kinds of cases ("kind"; all ids are token ids, n of them):
   t5-distill   mend, demos: row.R. Our reading.
   t5-score     llm, mend, demos, x, options, method, encoder_input: x on the encoder's side behind demonstrations or vectors, or on the decoder's
                side before the option. Decoder: 0, then x if it is not on the other side, then the option.
+  metrics      truth and predicted, indices of options (-1: free form, none is right): f1 = macro-F1 as the released MEND code has it (scikit-learn: the
+               classes are those that occur in either list, an undefined F1 is 0); f1_truth = MetaICL's own (classes of the truth alone);
+               accuracy; spread = numpy.std (divides by n) of the accuracies
+               over the first 1, 2, ... n of the lists
   t5-buckets   bidirectional: bucket of memory_position - query_position = -span..span, by transformers (float32 logarithms)
 
 Where the released code leaves a choice, the case follows this reading:
@@ -119,7 +123,7 @@ def cases():
                     yield dict(case, kind="score", method=method, direction=direction)
     demos, labels = draw_demos(draw, (60,), gpt2)
     x, options = draw_ids(draw, 10, gpt2), [draw_ids(draw, n, gpt2) for n in (1, 2)]
-    yield dict(kind="score", llm="gpt2-tiny", mend="mend-tiny", demos=demos, x=x, options=options + [options[0]], method="mend", direction="direct")  # a tie
+    yield dict(kind="score", llm="gpt2-tiny", mend="mend-tiny", demos=demos, x=x, options=options + options[::-1], method="mend", direction="direct")  # a tie
 
     for model in ("t5-tiny", "t5-gated-tiny"):
         for n, m in ((1, 1), (2, 2), (17, 17), (130, 40), (300, 5), (40, 150)):
@@ -139,6 +143,11 @@ def cases():
                     continue
                 yield dict(kind="t5-score", llm="t5-tiny", mend="mend-t5-tiny", demos=demos, x=draw_ids(draw, x, t5),
                            options=[draw_ids(draw, n, t5) for n in options], method=method, encoder_input=encoder_input)
+    for n, classes in ((1, 2), (2, 2), (10, 2), (50, 3), (200, 7), (30, 20)):
+        for bias in (0, 1):  # 1: some classes are never predicted, others never true
+            truth = [draw.randrange(classes) for _ in range(n)]
+            yield dict(kind="metrics", truth=truth, predicted=[draw.choice((t, draw.randrange(classes + bias) // (1 + bias))) for t in truth])
+    yield dict(kind="metrics", truth=[-1, -1, 0], predicted=[0, 0, 0])
     for both in (True, False):
         yield dict(kind="t5-buckets", bidirectional=both, span=300)
 
@@ -493,6 +502,16 @@ class Suite:
     def run_t5_distill(self, case):
         return {"row.%d" % r: row for r, row in enumerate(self.t5_vectors(case))}
 
+    def run_metrics(self, case):
+        import numpy
+        import sklearn.metrics
+        truth, predicted = case["truth"], case["predicted"]
+        data = object.__new__(self.released.MetaICLData)
+        data.metadata = truth
+        running = [sklearn.metrics.accuracy_score(truth[:i + 1], predicted[:i + 1]) for i in range(len(truth))]
+        return {"f1": [sklearn.metrics.f1_score(y_true=truth, y_pred=predicted, average="macro")], "accuracy": [sklearn.metrics.accuracy_score(truth, predicted)],
+                "f1_truth": [data.evaluate([str(p) for p in predicted], [str(t) for t in truth], True)], "spread": [numpy.std(running)]}
+
     def run_t5_buckets(self, case):
         from transformers.models.t5.modeling_t5 import T5Attention
         distances = self.torch.arange(-case["span"], case["span"] + 1)
@@ -520,7 +539,7 @@ def numbers(value):
 
 def versions():
     from importlib.metadata import version
-    return {name: version(name) for name in ("torch", "transformers", "numpy")}
+    return {name: version(name) for name in ("torch", "transformers", "numpy", "scikit-learn")}
 
 
 def thin(case, values):
@@ -575,6 +594,8 @@ def main():
             line.update(continuation=found["continuation"], margin="%.3g" % found["margin"])
         elif "buckets" in found:
             line["buckets"] = found["buckets"]
+        elif "f1" in found:
+            line["values"] = {key: ["%.17g" % x for x in numbers(value)] for key, value in found.items()}
         else:
             single = suite.case(case)
             apart = {}

@@ -21,7 +21,10 @@ COMMITS = {"MEND": "169e60d", "MetaICL": "ec0f1c1"}
 def _stand_in(name, **attributes):
     module = types.ModuleType(name)
     module.__dict__.update(attributes)
-    sys.modules.setdefault(name, module)
+    if name in sys.modules:
+        return []
+    sys.modules[name] = module
+    return [name]
 
 
 def _check(folder):
@@ -56,8 +59,7 @@ def load(folder):
                                    inputs_embeds=inputs_embeds)
 
     nothing = type("Nothing", (), {})
-    _stand_in("datasets", Dataset=nothing, DatasetDict=nothing, load_from_disk=None, load_dataset=None)
-    _stand_in("pandas")
+    standing = _stand_in("datasets", Dataset=nothing, DatasetDict=nothing, load_from_disk=None, load_dataset=None) + _stand_in("pandas")
     sys.path.insert(0, os.path.join(folder, "MetaICL"))
     sys.path.insert(0, os.path.join(folder, "MEND"))
     new = transformers.GPT2Model
@@ -71,5 +73,7 @@ def load(folder):
         from metaicl.model import MetaICLModel
     finally:
         transformers.GPT2Model = modeling_gpt2.GPT2Model = new
+        for name in standing:  # other packages look whether pandas is loaded
+            del sys.modules[name]
     return types.SimpleNamespace(DistillModel=DistillModel, ModelArguments=ModelArguments, collate=data_collator_with_padding,
                                  DistillDataset=DistillDataset, MetaICLData=MetaICLData, MetaICLModel=MetaICLModel)
