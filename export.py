@@ -489,6 +489,8 @@ def export(directory, name, out, mend, verbose):
         raise Refused("config.json: a MEND distiller is a GPT-2 or a T5, not %s" % architecture)
     files = mend_files(mend) if mend else weight_files(directory)
     sources = load_sources(files)
+    if letters.get("tied") and "lm_head.weight" in sources and sources["lm_head.weight"].read() != sources["shared.weight"].read():
+        letters["tied"] = config["tie_word_embeddings"] = False  # transformers 5 writes true whether they are tied or not
     table = tensor_table(architecture, letters, sources, mend)
     missing = [source for _, source, _, _ in table if source not in sources]
     if missing:

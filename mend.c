@@ -1197,12 +1197,15 @@ static size_t right_option(const Example *q) {
     return o;
 }
 
-/* Mean over the labels that are right somewhere of 2PR/(P+R); accuracy where a label is an answer, not a class. */
+/* Mean of 2PR/(P+R) over the labels that are right or said somewhere (as the release and scikit-learn count them). */
 static double macro_f1(const Examples *q, const size_t *prediction) {
     Texts labels = {0};
     double sum = 0;
     for (size_t i = 0; i < q->n; i++)
-        if (!texts_hold(&labels, q->at[i].output.at, q->at[i].output.len)) texts_add(&labels, q->at[i].output.at, q->at[i].output.len);
+        for (size_t said = 0; said < 2; said++) {
+            const Bytes *label = said ? &q->at[i].options.at[prediction[i]] : &q->at[i].output;
+            if (!texts_hold(&labels, label->at, label->len)) texts_add(&labels, label->at, label->len);
+        }
     for (size_t l = 0; l < labels.n; l++) {
         double hits = 0, right = 0, said = 0;
         for (size_t i = 0; i < q->n; i++) {
