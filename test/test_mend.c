@@ -256,7 +256,36 @@ static bool context_of(const Json *question, Context *c, Error *err) {
     return context_begin(c, err);
 }
 
-/* A context, x, options: a score for each. */
+/* The same score from one forward pass over everything, with nothing read before. */
+static bool score_whole(const Context *c, const Ids *x, const Ids *option, double *score, Error *err) {
+    const Model *m = c->lm;
+    const Ids *first = c->format.channel ? option : x, *second = c->format.channel ? x : option;
+    const size_t C = m->size[LETTER_C];
+    State s = state_new(m);
+    Ids after = {0};
+    size_t n;
+    bool ok = true;
+    if (m->kind == T5) {
+        float *e = context_rows(c, c->format.encoder_input ? first : NULL, &n);
+        ok = state_encode(m, &s, e, n, err);
+        s.self.n = 0;
+        ids_add(&after, &m->start_id, 1);
+        free(e);
+    }
+    if (!c->format.encoder_input) ids_add(&after, first->at, first->n);
+    ids_add(&after, second->at, second->n);
+    float *rows = m->kind == T5 ? embed(m, after.at, n = after.n) : context_rows(c, &after, &n), *lp = mem_new(second->n, sizeof *lp);
+    ok = ok && state_read(m, &s, rows, n, err) && target_logprobs(m, rows + (n - second->n - 1) * C, second->at, second->n, lp, err);
+    *score = 0;
+    for (size_t i = 0; ok && i < second->n; i++) *score += (double)lp[i];
+    *score /= (double)second->n;
+    free(rows), free(lp);
+    ids_free(&after);
+    state_free(&s);
+    return ok;
+}
+
+/* A context, x, options: a score for each; whole: each by itself. */
 static bool answer_scores(const Json *question, Bytes *out, Error *err) {
     const Json *list = json_get(question, "options");
     const size_t B = list->len;
@@ -264,7 +293,10 @@ static bool answer_scores(const Json *question, Bytes *out, Error *err) {
     Ids x = ids_of(json_get(question, "x")), *option = mem_new(B, sizeof *option);
     double *score = mem_new(B, sizeof *score);
     for (size_t b = 0; b < B; b++) option[b] = ids_of(&list->item[b]);
-    const bool ok = context_of(question, &c, err) && score_pieces(&c, &x, option, B, score, err);
+    bool ok = context_of(question, &c, err);
+    if (!flag_of(question, "whole")) ok = ok && score_pieces(&c, &x, option, B, score, err);
+    else
+        for (size_t b = 0; ok && b < B; b++) ok = score_whole(&c, &x, &option[b], score + b, err);
     if (ok) put_numbers(score, B, out);
     for (size_t b = 0; b < B; b++) ids_free(&option[b]);
     free(option), free(score);
@@ -327,7 +359,7 @@ static bool example_of(const Json *value, Example *e, Error *err) {
     return ok;
 }
 
-/* llm, channel, limits (teacher, distiller), demos, query; score: what the distiller reads and which of it are labels, what the teacher reads
+/* llm, channel, encoder_input, limits (teacher, distiller), demos, query; score: what the distiller reads and which of it are labels, what the teacher reads
  * before x, x and the options; and if asked the scores in context. */
 static bool answer_prompt(const Json *question, Bytes *out, Error *err) {
     const Json *demos = json_get(question, "demos"), *limits = json_get(question, "limits");
@@ -337,7 +369,7 @@ static bool answer_prompt(const Json *question, Bytes *out, Error *err) {
     Ids distiller = {0}, x = {0}, *option = NULL;
     Bytes is_label = {0};
     bool ok = c.lm != NULL;
-    if (ok) c.format = format_of(c.lm, TEACHER_LIMIT, flag_of(question, "channel"), false);
+    if (ok) c.format = format_of(c.lm, TEACHER_LIMIT, flag_of(question, "channel"), flag_of(question, "encoder_input"));
     Format f = c.format;
     c.format.limit = (size_t)limits->item[0].number, f.limit = (size_t)limits->item[1].number;
     d.at = mem_new(demos->len, sizeof *d.at);
