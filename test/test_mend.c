@@ -8,12 +8,17 @@
 /* ==== alone ======================================================================================================================= */
 
 static void test_cut_example(void) {
-    static const struct { size_t x, y, per_example, want; } cases[] = {
-        {253, 1, 256, 253}, {254, 1, 256, 253}, {254, 0, 256, 254}, {255, 0, 256, 254}, {9, 254, 256, 0}, {9, 300, 256, 0}, {100, 10, 32, 20}, {0, 0, 0, 0}};
+    static const struct { const char *task; size_t x, y, per_example, x_left, y_left; } cases[] = {
+        {"t", 253, 1, 256, 253, 1}, {"t", 254, 1, 256, 253, 1}, {"t", 254, 0, 256, 254, 0}, {"t", 255, 0, 256, 254, 0}, {"t", 9, 254, 256, 0, 254}, {"t", 9, 300, 256, 0, 300},
+        {"t", 100, 10, 32, 20, 10}, {"t", 0, 0, 0, 0, 0}, {"t", 1, 1, 1, 0, 1}, {"inst:art", 9, 300, 256, 9, 245}, {"inst:art", 300, 9, 256, 245, 9}, {"inst:art", 200, 200, 256, 54, 200},
+        {"inst:piqa:x", 9, 300, 256, 9, 126}, {"inst:piqa", 254, 0, 256, 254, 0}, {"inst:yahoo_answers_topics", 300, 9, 256, 128, 9}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        Ids x = {.n = cases[i].x};
-        cut_example(&x, cases[i].y, &(Format){.per_example = cases[i].per_example});
-        CHECK(x.n == cases[i].want, "case %zu: %zu pieces left, %zu wanted", i, x.n, cases[i].want);
+        Ids x = {.n = cases[i].x}, y = {.n = cases[i].y};
+        Bytes task = {0};
+        bytes_text(&task, cases[i].task);
+        cut_example(&task, &x, &y, &(Format){.per_example = cases[i].per_example});
+        CHECK(x.n == cases[i].x_left && y.n == cases[i].y_left, "case %zu: %zu and %zu pieces left", i, x.n, y.n);
+        bytes_free(&task);
     }
     CHECK(budget(&(Format){.limit = 900, .per_example = 256}) == 643, "the distiller's");
     CHECK(budget(&(Format){.limit = 256, .per_example = 256}) == 0, "nothing is left");
