@@ -9,8 +9,10 @@ import json
 import math
 import os
 import struct
+import resource
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -291,13 +293,284 @@ def scored_as_shown(tasks):
               "scores %s, of the sequences as the released code has them %s" % (got.get("scores", got), one))
 
 
+# ==== the command line ====
+
+DEMOS = [{"task": "t", "input": "The food was cold and the waiter rude.", "output": "negative", "options": ["negative", "positive"]},
+         {"input": "A lovely evening; we will come again!", "output": "positive"},
+         {"input": "Never again.\nNot even for free \u2014 ask my caf\u00e9.", "output": "negative"},
+         {"input": "", "output": "positive"},
+         {"input": "It was " + "very " * 400 + "good.", "output": "positive"}]
+QUERIES = [{"input": "The soup was a delight.", "options": ["negative", "positive"]},
+           {"input": "Who wrote this?", "output": "a friend", "options": ["nobody knows", "a friend of the cook", "a friend", "x"]},
+           {"input": "One two three", "options": ["only this"]},
+           {"input": "long " * 300, "options": ["yes", "no", "perhaps, if it " + "so " * 30 + "seems"]}]
+
+
+def lines(examples):
+    return "".join(json.dumps(e) + "\n" for e in examples).encode()
+
+
+class Folder:
+    """A scratch folder whose files are named by what they hold."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def put(self, name, content):
+        path = os.path.join(self.path, name)
+        with open(path, "wb") as f:
+            f.write(content if isinstance(content, bytes) else lines(content))
+        return path
+
+    def at(self, name):
+        return os.path.join(self.path, name)
+
+
+def read_vectors(path):
+    """Rows as bytes, and the metadata, of a vectors file, read by hand."""
+    with open(path, "rb") as f:
+        raw = f.read()
+    n = struct.unpack("<Q", raw[:8])[0]
+    header, data = json.loads(raw[8:8 + n]), raw[8 + n:]
+    tensor = header["vectors"]
+    rows, width = tensor["shape"]
+    check(tensor["dtype"] == "F32" and tensor["data_offsets"] == [0, len(data)] and len(data) == 4 * rows * width and set(header) == {"__metadata__", "vectors"},
+          "vectors file: %s" % header)
+    return [data[4 * width * r:4 * width * (r + 1)] for r in range(rows)], header["__metadata__"]
+
+
+def floats(rows):
+    return [struct.pack("<%df" % len(row), *row) for row in rows]
+
+
+def score(*arguments, queries=QUERIES):
+    """[scores] of each query."""
+    return [json.loads(line)["scores"] for line in output("score", "--json", *arguments, stdin=lines(queries)).splitlines()]
+
+
+def contexts(folder):
+    """Ways to put demonstrations before a query, as arguments."""
+    demos = folder.put("demos.jsonl", DEMOS)
+    gpt2, t5 = flat("gpt2-tiny"), flat("t5-tiny")
+    yield ["-l", gpt2]
+    yield ["-l", gpt2, "-d", demos]
+    yield ["-l", gpt2, "-d", demos, "--channel"]
+    yield ["-l", gpt2, "-d", demos, "-m", flat("mend-tiny")]
+    yield ["-l", gpt2, "-d", demos, "-m", flat("mend-same"), "--groups", 2, "--channel"]
+    yield ["-l", gpt2, "-d", demos, "-m", flat("mend-tiny"), "--label-rows", 3, "--separate-input"]
+    yield ["-l", t5, "-d", demos]
+    yield ["-l", t5, "-d", demos, "-m", flat("mend-t5-tiny"), "--encoder-input"]
+
+
+def bits(folder):
+    """What must not change a bit: threads, company, order; and a file between distilling and scoring."""
+    for arguments in contexts(folder):
+        name = " ".join(os.path.basename(str(a)) for a in arguments)
+        one = score(*arguments, "--math", "fast")
+        check(all(len(s) == len(q["options"]) for s, q in zip(one, QUERIES)) and len(one) == len(QUERIES), "%s: %s" % (name, one))
+        for threads in (2, 3):
+            check(score(*arguments, "--threads", threads) == one, "%s: %d threads give other bits" % (name, threads))
+        order = [2, 0, 3, 1, 0]
+        check(score(*arguments, queries=[QUERIES[i] for i in order]) == [one[i] for i in order], "%s: other bits in another order" % name)
+        # The input is cut for the longest option, or for the output: the output must be there for options to be taken one by one.
+        known = [dict(q, output=q["options"][-1]) for q in QUERIES]
+        alone = score(*arguments, queries=[dict(q, options=[o]) for q in known for o in q["options"]])
+        check([s for row in score(*arguments, queries=known) for s in row] == [s for row in alone for s in row], "%s: options one by one give other bits" % name)
+        plain = output("score", *arguments, stdin=lines(QUERIES)).decode().splitlines()
+        for line, scores, query in zip(plain, one, QUERIES):
+            first = max(range(len(scores)), key=lambda i: (scores[i], -i))
+            check(line == "%d\t%s\t%s" % (first, query["options"][first], " ".join("%.6f" % s for s in scores)), "%s: %r for %s" % (name, line, scores))
+        if "-m" in arguments and "--encoder-input" not in arguments:
+            vectors, made = folder.at("v.safetensors"), [a for a in arguments if a != "-l"]
+            made.remove(arguments[1])
+            output("distill", *made, "-l", arguments[1], "-o", vectors)
+            check(score("-l", arguments[1], "-v", vectors, *[a for a in arguments if a == "--channel"]) == one, "%s: other bits by way of a file" % name)
+    texts = [output("generate", "-l", flat("gpt2-tiny"), "--prompt", "Once upon a time", "--temperature", 0.9, "--top-p", 0.8, "--seed", seed, "--threads", threads)
+             for seed, threads in ((1, 1), (1, 2), (1, 3), (2, 1))]
+    check(texts[0] == texts[1] == texts[2] != texts[3], "generate: %s" % texts)
+    texts = [output("logprob", "-l", flat("gpt2-tiny"), "--threads", threads, stdin=b"Once upon a time there was a dog.") for threads in (1, 2, 3)]
+    check(texts[0] == texts[1] == texts[2] and texts[0].count(b"\n") == 9, "logprob: %s" % texts[0])
+
+
+def distilling(folder):
+    """mend distill from text to file: the pieces asked of test_mend.c, their vectors asked of it, and the file. The golden numbers hold those."""
+    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("first.jsonl", DEMOS[:3]), "-o", folder.at("first"))
+    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("second.jsonl", DEMOS[3:]), "-o", folder.at("second"))
+    demos, out = folder.put("demos.jsonl", DEMOS), folder.at("vectors")
+    for llm, mend, more in (("gpt2-tiny", "mend-tiny", {}), ("gpt2-tiny", "mend-tiny", {"--label-rows": 3}), ("gpt2-tiny", "mend-tiny", {"--label-rows": 3, "--separate-input": None}),
+                            ("gpt2-tiny", "mend-same", {"--channel": None}), ("t5-tiny", "mend-t5-tiny", {"--label-rows": 4, "--separate-input": None})):
+        for mode in ("reference", "fast"):
+            options = [str(a) for pair in more.items() for a in pair if a is not None]
+            output("distill", "-m", flat(mend), "-d", demos, "-o", out, "-l", flat(llm), "--math", mode, *options)
+            rows, meta = read_vectors(out)
+            prompt = ask([{"do": "prompt", "llm": flat(mend), "channel": "--channel" in more, "limits": [1024, 900], "demos": DEMOS, "query": QUERIES[0]}])[0]
+            wanted = ask([{"do": "vectors", "mend": flat(mend), "demos": [prompt["distiller"]], "labels": [list(map(int, prompt["labels"]))],
+                           "label_rows": more.get("--label-rows", 0), "separate_input": "--separate-input" in more}], mode)[0]
+            check(rows == floats(wanted), "distill %s %s: the file holds other vectors" % (mend, options))
+            hashes = {"demonstrations_sha256": hashlib.sha256(lines(DEMOS)).hexdigest(), "distiller_sha256": content_hash(flat(mend)), "llm_sha256": content_hash(flat(llm))}
+            check(meta == dict(hashes, format="mend-vectors-1"), "distill %s: metadata %s, wanted %s" % (mend, meta, hashes))
+    output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", out, "--groups", 2)
+    rows, meta = read_vectors(out)
+    check(rows == read_vectors(folder.at("first"))[0] + read_vectors(folder.at("second"))[0], "two groups are not the vectors of each put together")
+    check(meta["llm_sha256"] == "any", "no language model was given, the file names %s" % meta["llm_sha256"])
+    output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", "/dev/stdout", "-q")
+
+
+def content_hash(path):
+    with open(path, "rb") as f:
+        return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))["__metadata__"]["content_sha256"]
+
+
+def expect(code, words, arguments, stdin=b"", **more):
+    """Exit code, nothing on standard output, one line on standard error that holds all the words."""
+    done = run(arguments, stdin, **more)
+    message = done.stderr.decode("utf-8", "replace")
+    shown = "%s -> %d %r" % (" ".join(map(str, arguments))[:300], done.returncode, message[:300])
+    check(done.returncode == code, "wanted exit %d: %s" % (code, shown))
+    check(all(str(w) in message for w in words) and message.count("\n") == 1, "wanted %s in one line: %s" % (words, shown))
+    check(not done.stdout, "something on standard output: %s" % shown)
+
+
+def usage(folder):
+    demos, gpt2, mend = folder.put("demos.jsonl", DEMOS), flat("gpt2-tiny"), flat("mend-tiny")
+    q = lines(QUERIES)
+    expect(2, ["which command", "distill"], [])
+    expect(2, ["no command 'distil'", "distill"], ["distil"])
+    expect(2, ["-l is missing"], ["score"], q)
+    expect(2, ["-l is missing"], ["generate", "--prompt", "x"])
+    expect(2, ["-l LLM"], ["logprob"], b"text")
+    expect(2, ["-m MEND"], ["distill", "-d", demos, "-o", folder.at("o")])
+    expect(2, ["-o VECTORS"], ["distill", "-d", demos, "-m", mend])
+    expect(2, ["-d DEMOS"], ["distill", "-o", folder.at("o"), "-m", mend])
+    expect(2, ["-v", "either"], ["score", "-l", gpt2, "-v", demos, "-d", demos], q)
+    expect(2, ["-m", "-d"], ["score", "-l", gpt2, "-m", mend], q)
+    expect(2, ["--groups", "go with -m"], ["score", "-l", gpt2, "-d", demos, "--groups", 2], q)
+    expect(2, ["--separate-input", "--label-rows"], ["score", "-l", gpt2, "-d", demos, "-m", mend, "--separate-input"], q)
+    expect(2, ["--separate-input", "--label-rows"], ["distill", "-m", mend, "-d", demos, "-o", folder.at("o"), "--separate-input"])
+    expect(2, ["--encoder-input", "T5"], ["score", "-l", gpt2, "--encoder-input"], q)
+    expect(2, ["--groups 6", "5 demonstrations"], ["distill", "-m", mend, "-d", demos, "-o", folder.at("o"), "--groups", 6])
+    expect(2, ["--label-rows 8", "7 rows"], ["distill", "-m", mend, "-d", demos, "-o", folder.at("o"), "--label-rows", 8])
+    expect(2, ["one file"], ["score", "-l", gpt2, demos, demos])
+    expect(2, ["--prompt or --ids"], ["generate", "-l", gpt2, "--prompt", "x", "--ids", 1])
+    expect(2, ["--ids"], ["logprob", "-l", gpt2, "--ids", "1,,2"])
+    expect(2, ["--ids"], ["logprob", "-l", gpt2, "--ids", ""])
+    expect(2, ["a T5 needs --encoder-ids"], ["logprob", "-l", flat("t5-tiny"), "--ids", 5])
+    expect(2, ["go with a T5"], ["logprob", "-l", gpt2, "--ids", 5, "--encoder-ids", 5])
+    for option, value in (("--top-p", 2), ("--temperature", -1), ("--length", 0), ("--length", 1.5), ("--seed", "x")):
+        expect(2, [option], ["generate", "-l", gpt2, "--prompt", "x", option, value])
+    expect(2, ["one model file"], ["info"])
+    for command in ([], ["distill"], ["score"], ["generate"], ["logprob"], ["info"]):
+        done = run(command + ["--help"])
+        check(done.returncode == 0 and b"usage: mend" in done.stdout and done.stderr == b"", "%s --help" % command)
+
+
+def bad_models(folder):
+    demos, gpt2, q, out = folder.put("demos.jsonl", DEMOS), flat("gpt2-tiny"), lines(QUERIES), folder.at("o")
+    vectors = folder.at("vectors")
+    output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", vectors, "-l", gpt2)
+    for wrong, words in ((BERT, ["default.safetensors", "ForTokenClassification", "GPT-2"]), (flat("mend-tiny"), ["mend-tiny", "MendGPT2", "no language model"]),
+                         (flat("t5-encoder-tiny"), ["T5EncoderModel", "no language model"]), (folder.put("empty", b""), ["empty"]), (demos, ["demos.jsonl"])):
+        expect(3, words, ["score", "-l", wrong], q)
+        expect(3, words, ["logprob", "-l", wrong, "--ids", 1, *(["--encoder-ids", 1] if "t5" in wrong else [])])
+    expect(3, ["gpt2-tiny", "no distiller", "--mend"], ["distill", "-m", gpt2, "-d", demos, "-o", out])
+    expect(3, ["20", "12", "gpt2-base-tiny", "vectors"], ["score", "-l", flat("gpt2-base-tiny"), "-v", vectors], q)
+    expect(3, ["20", "12", "gpt2-base-tiny"], ["score", "-l", flat("gpt2-base-tiny"), "-m", flat("mend-tiny"), "-d", demos], q)
+    expect(3, ["20", "12", "gpt2-base-tiny", "mend-tiny"], ["distill", "-l", flat("gpt2-base-tiny"), "-m", flat("mend-tiny"), "-d", demos, "-o", out])
+    with open(gpt2, "rb") as f:
+        raw = f.read()
+    other = folder.put("other.safetensors", raw.replace(content_hash(gpt2).encode(), b"0123456789abcdef" * 4, 1))
+    expect(3, [content_hash(gpt2), "0123456789abcdef" * 4, "vectors", "other.safetensors"], ["score", "-l", other, "-v", vectors], q)
+    expect(3, ["holds no vectors"], ["score", "-l", gpt2, "-v", flat("t5-tiny")], q)
+    with open(vectors, "rb") as f:
+        raw = f.read()
+    expect(3, ["NaN"], ["score", "-l", gpt2, "-v", folder.put("nan", raw[:-4] + struct.pack("<f", math.nan))], q)
+    expect(3, [], ["score", "-l", gpt2, "-v", folder.put("short", raw[:-1])], q)
+    expect(1, ["no-such-file"], ["score", "-l", "no-such-file"], q)
+    check(not os.path.exists(out), "a call that failed left %s" % out)
+
+
+def bad_input(folder):
+    gpt2, t5, mend = flat("gpt2-tiny"), flat("t5-tiny"), flat("mend-tiny")
+    good = QUERIES[0]
+    good_line = json.dumps(good).encode()
+    for line, words in ((b"{", ["byte 1"]), (b'{"input": "x", "options": ["a"]', []), (b"[1]", ["object", "array"]), (b'{"options": ["a"]}', ["input"]), (b'{"input": 3}', ["input"]),
+                        (b'{"input": "x", "output": 1}', ["output"]), (b'{"input": "x", "options": "a"}', ["options"]), (b'{"input": "x", "options": ["a", null]}', ["option 1"]),
+                        (b'{"input": "x", "options": ["a", "b", "a"]}', ["option 2", "twice"]), (b'{"input": "x", "input": "y"}', ["input"])):
+        path = folder.put("bad.jsonl", good_line + b"\n\n" + line + b"\n")
+        expect(1, ["bad.jsonl: line 3"] + words, ["score", "-l", gpt2, path])
+        expect(1, ["bad.jsonl: line 3" if b"output" not in line else "bad.jsonl: line"], ["score", "-l", gpt2, "-d", path], good_line) if b"output" in line else None
+    expect(1, ["line 2", "output"], ["score", "-l", gpt2, "-d", folder.put("d.jsonl", lines(DEMOS[:1]) + good_line)], good_line)
+    expect(1, ["line 2", "output"], ["distill", "-m", mend, "-d", folder.at("d.jsonl"), "-o", folder.at("o")])
+    for bad, words in (({"input": "x"}, ["no options"]), ({"input": "x", "options": []}, ["no options"]), ({"input": "x", "options": ["a", ""]}, ["option 1", "empty"]),
+                       ({"input": "", "options": ["a"]}, ["input is empty"])):
+        done = run(["score", "-l", gpt2], lines([good, bad]))
+        check(done.returncode == 1 and done.stdout.count(b"\n") == 1 and all(w.encode() in done.stderr for w in words + ["example 2"]), "%s: %d %r" % (bad, done.returncode, done.stderr))
+    expect(1, ["channel", "input", "empty"], ["score", "-l", gpt2, "--channel"], lines([{"input": "", "options": ["a"]}]))
+    expect(1, ["encoder", "nothing"], ["score", "-l", t5], good_line)
+    empty = folder.put("empty.jsonl", b"")
+    expect(1, ["empty.jsonl", "no example"], ["score", "-l", gpt2, empty])
+    expect(1, ["empty.jsonl", "no example"], ["score", "-l", gpt2, "-d", empty], good_line)
+    expect(1, ["blank", "no example"], ["distill", "-m", mend, "-d", folder.put("blank", b"\n \n\r\n"), "-o", folder.at("o")])
+    expect(1, ["empty"], ["logprob", "-l", gpt2], b"")
+    expect(1, ["prompt is empty"], ["generate", "-l", gpt2, "--prompt", ""])
+    latin = folder.put("latin", b'{"input": "caf\xe9", "output": "x", "options": ["a"]}')
+    expect(1, ["latin: byte 14", "UTF-8"], ["score", "-l", gpt2, latin])
+    expect(1, ["latin: byte 14", "UTF-8"], ["score", "-l", gpt2, "-d", latin], good_line)
+    expect(1, ["latin: byte 14", "UTF-8"], ["distill", "-m", mend, "-d", latin, "-o", folder.at("o")])
+    expect(1, ["byte 2", "UTF-8"], ["logprob", "-l", gpt2], b"ab\xff")
+    expect(1, ["--prompt: byte 2", "UTF-8"], ["generate", "-l", gpt2, "--prompt", os.fsdecode(b"ab\xff")])
+    expect(1, ["0 rows", "1025 to come", "1024 positions"], ["logprob", "-l", gpt2, "--ids", commas([7] * 1025)])
+    expect(1, ["1024 rows", "1 to come", "1024 positions"], ["generate", "-l", gpt2, "--ids", commas([7] * 1020), "-n", 9])
+    long = [{"input": "x", "output": "y", "options": ["no " * 1100]}]
+    for more in ([], ["-d", folder.put("demos.jsonl", DEMOS), "-m", mend]):
+        expect(1, ["example 1", "too long", "1024 positions"], ["score", "-l", gpt2, *more], lines(long))
+    expect(1, ["254 are possible"], ["score", "-l", gpt2, "-d", folder.put("o.jsonl", [{"input": "x", "output": "no " * 300}])], good_line)
+    for model, most, more in ((gpt2, 50257, []), (t5, 32128, ["--encoder-ids", 5])):
+        expect(1, ["no piece %d" % most, "has %d" % most], ["logprob", "-l", model, "--ids", most, *more])
+        done = run(["logprob", "-l", model, "--json", "--ids", most - 1, *more])
+        check(done.returncode == 0, "the last piece of %s: %r" % (model, done.stderr))
+    expect(1, ["no piece 32128"], ["logprob", "-l", t5, "--ids", 5, "--encoder-ids", 32128])
+    expect(1, ["no piece 50257"], ["generate", "-l", gpt2, "--ids", 50257])
+    expect(1, ["no-such-file"], ["score", "-l", gpt2, "no-such-file"])
+    check(not os.path.exists(folder.at("o")), "a call that failed left its output")
+
+
+def small_files():
+    """The child may write files of 100 bytes: what a full disk does, where a test may not fill one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def bad_output(folder):
+    gpt2, mend = flat("gpt2-tiny"), flat("mend-tiny")
+    demos, out = folder.put("demos.jsonl", DEMOS), folder.put("old", b"what was there")
+    distill = ["distill", "-m", mend, "-d", demos, "-q", "-o"]
+    before = sorted(os.listdir(folder.path))
+    expect(4, ["no-such-folder/v"], distill + [folder.at("no-such-folder/v")])
+    expect(4, [folder.path], distill + [folder.path])
+    expect(4, ["/dev/full"], distill + ["/dev/full"])
+    expect(4, [out], distill + [out], preexec_fn=small_files, restore_signals=False)  # Python ignores the signal, the child then sees an error
+    with open(out, "rb") as f:
+        check(f.read() == b"what was there", "a write that failed changed the old file")
+    check(sorted(os.listdir(folder.path)) == before, "left behind: %s" % (set(os.listdir(folder.path)) - set(before)))
+    with open("/dev/full", "wb") as full:
+        for command in (["score", "-l", gpt2], ["generate", "-l", gpt2, "--ids", 5], ["logprob", "-l", gpt2, "--ids", "5,6"], ["info", gpt2], ["--help"], ["score", "--help"]):
+            done = run(command, lines(QUERIES), stdout=full)
+            check(done.returncode == 4 and b"cannot be written" in done.stderr, "%s > /dev/full: %d %r" % (command, done.returncode, done.stderr))
+
+
+def commands():
+    with tempfile.TemporaryDirectory() as path:
+        for part in (bits, distilling, usage, bad_models, bad_input, bad_output):
+            part(Folder(path))
+
+
 def main():
     if not os.path.isdir(ASSETS):
         global skipped
         skipped += 1
         print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
     else:
-        for part in sys.argv[1:] or ("numbers", "prompts"):
+        for part in sys.argv[1:] or ("numbers", "prompts", "commands"):
             globals()[part]()
     print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
     return 1 if failed else 0
