@@ -12,7 +12,7 @@
 
 #include "../lingua2.c"
 
-enum { BATCH = 50, SECONDS = 20 };
+enum { BATCH = 50, SECONDS = 5 };
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
 
 static const char *const seed_names[] = {"wordpiece.model", "unigram.model", "bpe.model", "wordpiece.tokenizer", "unigram.tokenizer", "bpe.tokenizer", "cl100k.tokenizer"};
@@ -247,11 +247,11 @@ static void run_case(size_t n) {
     Model m;
     Weights *w;
     Tokenizer *t;
-    (void)remove(case_path);
-    if (!file_write(case_path, b.at, b.len, &err)) {
-        printf("%s\n", err.text);
-        exit(1);
-    }
+    (void)remove(case_path); /* and written anew without file_write, which waits for the disk */
+    FILE *f = fopen(case_path, "wb");
+    const bool written = f && fwrite(b.at, 1, b.len, f) == b.len;
+    if (f) fclose(f);
+    if (!written) printf("%s cannot be written\n", case_path), exit(1);
     bytes_free(&b);
     alarm(SECONDS);
     if (model_open(&m, case_path, &err)) {
