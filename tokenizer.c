@@ -178,6 +178,11 @@ static bool load_tables(Tokenizer *t, const Weights *w, Error *err) {
     if (ends_len % 4 || t->n == 0 || label_len == 0 || first_len % 4 || first_len / 4 != label_len + 1 || value_len % 4 || value_len / 4 != label_len ||
         !tables_are_sound(t) || table32(t->piece_ends, t->n - 1) != pieces_len)
         return fail(err, BAD_MODEL, "%s: the tokenizer's tables do not fit together; export the model again with export.py", path);
+    for (size_t i = 0, from = 0, to, bad; i < t->n; i++, from = to) {
+        to = table32(t->piece_ends, i);
+        if (!utf8_valid((const char *)t->pieces + from, to - from, &bad))
+            return fail(err, BAD_MODEL, "%s: piece %zu of the tokenizer is not UTF-8; export the model again with export.py", path, i);
+    }
     for (size_t i = table32(t->first, 0); i < table32(t->first, 1); i++) t->root[t->label[i]] = (uint32_t)i;
     return true;
 }
