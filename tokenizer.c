@@ -37,7 +37,8 @@ struct Tokenizer {
     size_t n;
     const unsigned char *label, *first, *value;
     size_t nodes;
-    uint32_t root[256]; /* the root's children by byte, 0 if none */
+    uint32_t *wide;     /* [wide_nodes][256] children by byte, 0 if none, of the root and of its children: the nodes that have many */
+    size_t wide_nodes;
     const unsigned char *scores;   /* unigram: [n] float64 */
     const unsigned char *charsmap; /* unigram: normalisation trie and strings */
     size_t charsmap_trie, charsmap_len;
@@ -72,18 +73,15 @@ static double table_double(const unsigned char *table, size_t i) {
 }
 
 /* The child of a node by byte c, 0 if there is none. */
-static uint32_t child(const Tokenizer *t, uint32_t node, unsigned char c) {
-    if (node == 0) return t->root[c];
-    size_t low = table32(t->first, node), high = table32(t->first, (size_t)node + 1);
-    const size_t end = high;
-    while (high - low > 8) {
-        size_t middle = (low + high) / 2;
-        if (t->label[middle] < c) low = middle + 1;
-        else high = middle;
-        if (low == high) break;
+static inline uint32_t child(const Tokenizer *t, uint32_t node, unsigned char c) {
+    if (node < t->wide_nodes) return t->wide[(size_t)node * 256 + c];
+    const size_t low = table32(t->first, node), high = table32(t->first, (size_t)node + 1);
+    if (high - low > 16) {
+        const unsigned char *at = memchr(t->label + low, c, high - low);
+        return at ? (uint32_t)(at - t->label) : 0;
     }
-    for (; low < end && t->label[low] <= c; low++)
-        if (t->label[low] == c) return (uint32_t)low;
+    for (size_t i = low; i < high && t->label[i] <= c; i++)
+        if (t->label[i] == c) return (uint32_t)i;
     return 0;
 }
 
@@ -103,7 +101,7 @@ static bool tables_are_sound(const Tokenizer *t) {
     uint32_t before = 0;
     for (size_t i = 0; i < t->n; i++, before = table32(t->piece_ends, i - 1))
         if (table32(t->piece_ends, i) < before) return false;
-    if (t->nodes == 0 || table32(t->first, 0) != 1) return false;
+    if (t->nodes == 0 || table32(t->first, 0) != 1 || table32(t->first, 1) > 257) return false;
     for (size_t i = 0; i < t->nodes; i++) {
         uint32_t from = table32(t->first, i), to = table32(t->first, i + 1);
         if (from > to || to > t->nodes || from <= i || node_value(t, (uint32_t)i) > t->n) return false; /* children come later: no cycle */
@@ -183,7 +181,10 @@ static bool load_tables(Tokenizer *t, const Weights *w, Error *err) {
         if (!utf8_valid((const char *)t->pieces + from, to - from, &bad))
             return fail(err, BAD_MODEL, "%s: piece %zu of the tokenizer is not UTF-8; export the model again with export.py", path, i);
     }
-    for (size_t i = table32(t->first, 0); i < table32(t->first, 1); i++) t->root[t->label[i]] = (uint32_t)i;
+    t->wide_nodes = table32(t->first, 1); /* breadth first: the root's children are the nodes behind it */
+    t->wide = mem_new(t->wide_nodes, 256 * sizeof *t->wide);
+    for (size_t node = t->wide_nodes; node-- > 0;)
+        for (size_t i = table32(t->first, node); i < table32(t->first, node + 1); i++) t->wide[node * 256 + t->label[i]] = (uint32_t)i;
     return true;
 }
 
@@ -223,7 +224,7 @@ static bool load_bpe(Tokenizer *t, const Weights *w, Error *err) {
     size_t len;
     make_display(t);
     for (int b = 0; b < 256; b++)
-        if (t->root[b] == 0 || node_value(t, t->root[b]) == 0)
+        if (t->wide[b] == 0 || node_value(t, t->wide[b]) == 0)
             return fail(err, BAD_MODEL, "%s: the vocabulary lacks a piece for byte %d; export the model again", weights_path(w), b);
     if (!weights_find(w, "tokenizer.merges")) return true;
     if (!weights_bytes_tensor(w, "tokenizer.merges", &t->merges, &len, err)) return false;
@@ -251,7 +252,7 @@ bool tokenizer_open(Tokenizer **out, const Weights *w, Error *err) {
         tokenizer_close(t);
         return false;
     }
-    uint32_t hash = t->root['#'];
+    uint32_t hash = t->wide['#'];
     t->continuation = hash ? child(t, hash, '#') : 0;
     *out = t;
     return true;
@@ -262,6 +263,7 @@ void tokenizer_close(Tokenizer *t) {
     for (size_t i = 0; i < t->n_added; i++) free(t->added[i].text);
     free(t->added);
     free(t->special);
+    free(t->wide);
     free(t);
 }
 
@@ -720,12 +722,13 @@ static void encode_unigram(Encoder *e, const char *text, size_t len, size_t base
 
 #define NO_RANK 0xffffffffu
 
-/* The rank of merging pieces a and b, whose bytes lie side by side in text; *merged is the new piece. */
-static uint32_t merge_rank(const Tokenizer *t, uint32_t a, uint32_t b, const char *text, size_t len, uint32_t *merged) {
+/* The rank of merging pieces a and b; *merged is the new piece. Where ranks are ids, *node goes from a's place in the trie along text, b's bytes. */
+static uint32_t merge_rank(const Tokenizer *t, uint32_t a, uint32_t b, uint32_t *node, const char *text, size_t len, uint32_t *merged) {
     if (!t->merges) {
-        uint32_t value = lookup(t, text, len);
-        *merged = value - 1;
-        return value ? value - 1 : NO_RANK;
+        for (size_t i = 0; i < len; i++)
+            if ((*node = child(t, *node, (unsigned char)text[i])) == 0) return NO_RANK;
+        *merged = node_value(t, *node) - 1;
+        return *merged; /* no piece: value 0, and 0 - 1 is NO_RANK */
     }
     uint32_t h = a * 2654435761u + b * 2246822519u;
     h ^= h >> 15;
@@ -752,32 +755,36 @@ static void push_bytes(Encoder *e, uint32_t id, const char *text, size_t len, si
     push(e->out, id, base + start, base + end);
 }
 
-static uint32_t byte_piece(const Tokenizer *t, char c) { return node_value(t, t->root[(unsigned char)c]) - 1; }
+static uint32_t byte_piece(const Tokenizer *t, char c) { return node_value(t, t->wide[(unsigned char)c]) - 1; }
 
 /* Short words: look at all neighbours for each merge. `from` holds starts, `id` pieces; rank and merged are kept per neighbour. */
 enum { SHORT_WORD = 48 };
 static void bpe_short(Encoder *e, const char *text, size_t len, size_t base) {
-    uint32_t id[SHORT_WORD], rank[SHORT_WORD], merged[SHORT_WORD];
+    struct { uint32_t rank, merged, node; } pair[SHORT_WORD]; /* of piece i and the next */
+    uint32_t id[SHORT_WORD], node[SHORT_WORD];
     size_t start[SHORT_WORD + 1], n = len;
-    for (size_t i = 0; i < n; i++) id[i] = byte_piece(e->t, text[i]), start[i] = i;
+    for (size_t i = 0; i < n; i++) id[i] = byte_piece(e->t, text[i]), node[i] = e->t->wide[(unsigned char)text[i]], start[i] = i;
     start[n] = len;
-    for (size_t i = 0; i + 1 < n; i++) rank[i] = merge_rank(e->t, id[i], id[i + 1], text + i, 2, &merged[i]);
+#define OFFER(i)                                                                                                                    \
+    pair[i].node = node[i],                                                                                                         \
+    pair[i].rank = merge_rank(e->t, id[i], id[(i) + 1], &pair[i].node, text + start[(i) + 1], start[(i) + 2] - start[(i) + 1], &pair[i].merged)
+    for (size_t i = 0; i + 1 < n; i++) OFFER(i);
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
-            if (rank[i] < rank[best]) best = i;
-        if (rank[best] == NO_RANK) break;
-        id[best] = merged[best];
+            if (pair[i].rank < pair[best].rank) best = i;
+        if (pair[best].rank == NO_RANK) break;
+        id[best] = pair[best].merged;
+        node[best] = pair[best].node;
         n--;
         memmove(id + best + 1, id + best + 2, (n - best - 1) * sizeof *id);
+        memmove(node + best + 1, node + best + 2, (n - best - 1) * sizeof *node);
         memmove(start + best + 1, start + best + 2, (n - best) * sizeof *start);
-        if (best + 1 < n) {
-            memmove(rank + best, rank + best + 1, (n - best - 1) * sizeof *rank);
-            memmove(merged + best, merged + best + 1, (n - best - 1) * sizeof *merged);
-            rank[best] = merge_rank(e->t, id[best], id[best + 1], text + start[best], start[best + 2] - start[best], &merged[best]);
-        }
-        if (best > 0) rank[best - 1] = merge_rank(e->t, id[best - 1], id[best], text + start[best - 1], start[best + 1] - start[best - 1], &merged[best - 1]);
+        memmove(pair + best, pair + best + 1, (n - best - 1) * sizeof *pair);
+        if (best + 1 < n) OFFER(best);
+        if (best > 0) OFFER(best - 1);
     }
+#undef OFFER
     for (size_t i = 0; i < n; i++) push_bytes(e, id[i], text, len, base, start[i], start[i + 1]);
 }
 
@@ -826,9 +833,10 @@ typedef struct {
 
 static void offer(const Tokenizer *t, Heap *h, const Chain *c, const char *text, size_t len, size_t i) {
     Neighbour x = {0, c->id[i], 0, 0, i};
+    uint32_t node = 0;
     if (c->next[i] >= len) return;
     x.right = c->id[c->next[i]];
-    x.rank = merge_rank(t, x.left, x.right, text + i, c->next[c->next[i]] - i, &x.merged);
+    x.rank = merge_rank(t, x.left, x.right, &node, text + i, c->next[c->next[i]] - i, &x.merged);
     if (x.rank != NO_RANK) heap_push(h, x);
 }
 
@@ -871,6 +879,11 @@ typedef enum { END, LETTER, NUMBER, BLANK, OTHER } Class;
 static Class class_at(const char *text, size_t len, size_t i, size_t *n) {
     *n = 0;
     if (i >= len) return END;
+    const unsigned char c = (unsigned char)text[i];
+    if (c < 0x80) { /* most text: spare the tables */
+        *n = 1;
+        return (c | 32u) - (unsigned)'a' < 26u ? LETTER : c - (unsigned)'0' < 10u ? NUMBER : c == ' ' || c - 9u < 5u ? BLANK : OTHER;
+    }
     uint32_t code;
     *n = utf8_decode(text + i, len - i, &code);
     const unsigned flags = unicode_flags(code);
