@@ -104,7 +104,7 @@ static bool tables_are_sound(const Tokenizer *t) {
     if (t->nodes == 0 || table32(t->first, 0) != 1 || table32(t->first, 1) > 257) return false;
     for (size_t i = 0; i < t->nodes; i++) {
         uint32_t from = table32(t->first, i), to = table32(t->first, i + 1);
-        if (from > to || to > t->nodes || from <= i || node_value(t, (uint32_t)i) > t->n) return false; /* children come later: no cycle */
+        if (from > to || to - from > 256 || to > t->nodes || from <= i || node_value(t, (uint32_t)i) > t->n) return false; /* children come later: no cycle */
     }
     return true;
 }
