@@ -42,6 +42,7 @@ def main():
     build, only = sys.argv[1], sys.argv[2:]
     here = os.path.dirname(os.path.abspath(__file__))
     os.chdir(os.path.dirname(here))
+    os.environ["BUILD"] = build  # where a Python test finds the compiled one that it asks
     tests = [(os.path.basename(c)[:-2], [os.path.join(build, os.path.basename(c)[:-2])]) for c in sorted(glob.glob("test/test_*.c"))]
     tests += [(os.path.basename(p), [sys.executable, p]) for p in sorted(glob.glob("test/test_*.py"))]
     total = [0, 0, 0]

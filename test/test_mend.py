@@ -157,9 +157,11 @@ class Misses:
 def numbers():
     cases = json.loads(golden("mend-numbers.json.gz"))["cases"]
     plan = [(case, *q) for case in cases for q in questions_of(case)]
+    shared = {}
     for mode in ("reference", "fast"):
-        misses = Misses()
-        for (case, group, keys, question), got in zip(plan, ask([q for *_, q in plan], mode)):
+        misses, answers = Misses(), ask([q for *_, q in plan], mode)
+        shared[mode] = [got for (_, group, _, _), got in zip(plan, answers) if group == "score"]
+        for (case, group, keys, question), got in zip(plan, answers):
             if "error" in got:
                 check(False, "%s: %s" % (case["kind"], got["error"]))
                 continue
@@ -176,7 +178,7 @@ def numbers():
                 misses.add(case, "logprob", command_logprobs(case, mode), [float(x) for x in case["values"]["logprob"]])
         misses.compare(mode)
         greedy([c for c in cases if c["kind"] == "greedy"], mode)
-    whole(plan)
+    parts(plan, shared)
     for case in cases:
         if case["kind"] == "t5-buckets":
             got = ask([{"do": "buckets", "model": flat("t5-tiny"), "decoder": not case["bidirectional"], "span": case["span"]}])[0]
@@ -193,18 +195,19 @@ def greedy(cases, mode):
         check(got == case["continuation"], "%s, greedy: %s, transformers %s" % (case["model"], got, case["continuation"]))
 
 
-def whole(plan):
-    """Options that share what was read score as each by itself in one forward pass, to the bit; and generating goes on as if read at once."""
+def parts(plan, shared):
+    """Options that share what was read score as each by itself (`whole`: in one forward pass), to the bit; generating goes on as if read at once."""
     scores = [q for _, group, _, q in plan if group == "score"]
     for mode in ("reference", "fast"):
-        shared, whole, alone = (ask([dict(q, **{more: True}) for q in scores], mode) for more in ("shared", "whole", "alone"))
-        for q, a, b, c in zip(scores, shared, whole, alone):
-            check("error" not in a and a == b == c, "%s: together %s, each in one pass %s, alone %s" % ({k: q[k] for k in ("channel", "encoder_input")}, a, b, c))
+        for more in ("whole", "alone"):
+            asked = [i for i, q in enumerate(scores) if more == "whole" or (q["llm"] == flat("gpt2-tiny") and "mend" not in q)]
+            for i, got in zip(asked, ask([dict(scores[i], **{more: True}) for i in asked], mode)):
+                check(got == shared[mode][i], "%s: together %s, %s %s" % ({k: scores[i][k] for k in ("channel", "encoder_input")}, shared[mode][i], more, got))
     ids = list(range(1000, 1300))
     for llm in ("gpt2-tiny", "gpt2-base-tiny"):
-        parts = [{"do": "greedy", "llm": flat(llm), "ids": ids, "n": 12, "cuts": cuts} for cuts in ([], [1], [299], [7, 8, 130], list(range(1, 300, 13)))]
+        questions = [{"do": "greedy", "llm": flat(llm), "ids": ids, "n": 12, "cuts": cuts} for cuts in ([], [1], [299], [7, 8, 130], list(range(1, 300, 13)))]
         for mode in ("reference", "fast"):
-            made = ask(parts, mode)
+            made = ask(questions, mode)
             check(len(made[0]) == 12 and all(m == made[0] for m in made), "%s, read in parts: %s" % (llm, made))
 
 
@@ -303,7 +306,7 @@ DEMOS = [{"task": "t", "input": "The food was cold and the waiter rude.", "outpu
 QUERIES = [{"input": "The soup was a delight.", "options": ["negative", "positive"]},
            {"input": "Who wrote this?", "output": "a friend", "options": ["nobody knows", "a friend of the cook", "a friend", "x"]},
            {"input": "One two three", "options": ["only this"]},
-           {"input": "long " * 300, "options": ["yes", "no", "perhaps, if it " + "so " * 30 + "seems"]}]
+           {"input": "long " * 70, "options": ["yes", "no", "perhaps, if it " + "so " * 9 + "seems"]}]
 
 
 def lines(examples):
