@@ -40,7 +40,7 @@ $(B)/test_%: test/test_%.c $(wildcard test/*.h) $(OBJECTS) $(PROGRAMS:%=%.c)
 $(B):
 	mkdir -p $(B)
 
-demo: lingua2
+demo: $(PROGRAMS)
 	sh demo/run.sh
 
 test: $(PROGRAMS) $(TESTS)

@@ -209,22 +209,6 @@ static size_t keys_of(const Attention *h, size_t i) {
     return h->Tk + i + 1 > h->Tq ? min_size(h->Tk + i + 1 - h->Tq, h->Tk) : 0;
 }
 
-/* A head whose past lies elsewhere, with past and present in one place: room [2, Tk, D]. */
-static Attention join_past(const Attention *h, float *room) {
-    Attention j = *h;
-    if (h->Tp == 0) return j;
-    float *k = room, *v = room + h->Tk * h->D;
-    for (size_t t = 0; t < h->Tk; t++) {
-        const bool past = t < h->Tp;
-        memcpy(k + t * h->D, past ? h->past_k + t * h->ldp : h->k + (t - h->Tp) * h->ldk, h->D * sizeof *k);
-        memcpy(v + t * h->D, past ? h->past_v + t * h->ldp : h->v + (t - h->Tp) * h->ldv, h->D * sizeof *v);
-    }
-    j.k = k, j.v = v;
-    j.ldk = j.ldv = h->D;
-    j.Tp = 0;
-    return j;
-}
-
 /* In place, st [Tk, LANES]: e = EXP(RN32(s - m)), m the maximum of the keys[i] first of lane i; +0 after them. Z = Sum(e).
  * A +0 added to a sum of numbers >= +0 does not change it, so lanes need not end together. */
 ISA_BODY void max_lanes_body(int level, float *restrict st, const size_t *restrict keys, size_t Tk) {
@@ -504,8 +488,7 @@ void attention(const Attention *head, size_t n) {
     size_t room = 0, blocks = 0;
     const size_t size = math == MATH_FAST ? sizeof(float) : sizeof(double), NR = panel_bytes(isa_level) / size;
     for (size_t i = 0; i < n; i++) {
-        const size_t joined = head[i].Tp ? 2 * head[i].D : 0;
-        const size_t numbers = head[i].Tk * (head[i].D + round_up(head[i].D, NR) + 2 * LANES + joined) + head[i].D * LANES + TILE_ROWS * NR;
+        const size_t numbers = head[i].Tk * (head[i].D + round_up(head[i].D, NR) + 2 * LANES) + head[i].D * LANES + TILE_ROWS * NR;
         for (size_t q = 0; q < head[i].Tq; q++) flops += 4 * (double)head[i].D * (double)keys_of(&head[i], q);
         if (numbers > room) room = numbers;
         if (divide_up(head[i].Tq, LANES) > blocks) blocks = divide_up(head[i].Tq, LANES);
@@ -522,6 +505,22 @@ void attention(const Attention *head, size_t n) {
         if (math == MATH_FAST) attention_job_f32(h, (float *)(void *)(scratch + own * thread_index()), i0, i1);
         else attention_job_f64(h, (double *)(void *)(scratch + own * thread_index()), i0, i1);
     }
+}
+
+/* A head whose past lies elsewhere, with past and present in one place: room [2, Tk, D]. */
+static Attention join_past(const Attention *h, float *room) {
+    Attention j = *h;
+    if (h->Tp == 0) return j;
+    float *k = room, *v = room + h->Tk * h->D;
+    for (size_t t = 0; t < h->Tk; t++) {
+        const bool past = t < h->Tp;
+        memcpy(k + t * h->D, past ? h->past_k + t * h->ldp : h->k + (t - h->Tp) * h->ldk, h->D * sizeof *k);
+        memcpy(v + t * h->D, past ? h->past_v + t * h->ldp : h->v + (t - h->Tp) * h->ldv, h->D * sizeof *v);
+    }
+    j.k = k, j.v = v;
+    j.ldk = j.ldv = h->D;
+    j.Tp = 0;
+    return j;
 }
 
 void attention_plain(const Attention *all, size_t n) {

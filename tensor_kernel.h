@@ -32,23 +32,23 @@ static void TN(pack_lanes)(T *out, const float *x, size_t ldx, size_t rows, size
         for (size_t r = 0; r < rows; r++) out[k * LANES + r] = (T)x[r * ldx + k];
 }
 
-/* out: panels of [K][NR] from w [K,O], row stride ldw; the last panel, if not full, has panel_width(...) columns. */
-ISA_BODY void BODY(pack_columns)(int level, T *restrict out, const float *restrict w, size_t ldw, size_t K, size_t O) {
+/* out: rows k0.. of panels of [rows][NR] from w [K,O], row stride ldw; the last panel, if not full, has panel_width(...) columns. */
+ISA_BODY void BODY(pack_panels)(int level, T *restrict out, size_t panel_rows, size_t k0, const float *restrict w, size_t ldw, size_t K, size_t O) {
     const size_t NR = panel_bytes(level) / sizeof(T);
     for (size_t k = 0; k < K; k++) {
         size_t j = 0;
         for (; j + NR <= O; j += NR) {
-            T *restrict to = out + j * K + k * NR;
+            T *restrict to = out + j * panel_rows + (k0 + k) * NR;
             const float *restrict from = w + k * ldw + j;
 #pragma omp simd
             for (size_t i = 0; i < NR; i++) to[i] = (T)from[i];
         }
         if (j == O) continue;
         const size_t width = panel_width(O - j, NR);
-        for (size_t i = 0; i < width; i++) out[j * K + k * width + i] = i < O - j ? (T)w[k * ldw + j + i] : 0;
+        for (size_t i = 0; i < width; i++) out[j * panel_rows + (k0 + k) * width + i] = i < O - j ? (T)w[k * ldw + j + i] : 0;
     }
 }
-ISA_CLONES(TN(pack_columns), (T *out, const float *w, size_t ldw, size_t K, size_t O), out, w, ldw, K, O)
+ISA_CLONES(TN(pack_panels), (T *out, size_t panel_rows, size_t k0, const float *w, size_t ldw, size_t K, size_t O), out, panel_rows, k0, w, ldw, K, O)
 
 /* ---- the kernel ---- */
 
@@ -130,7 +130,7 @@ static void TN(linear_block)(const Linear *l, const T *xp, T *wp, T *sums, size_
     for (size_t q = p0, end; q < p1; q = end) {
         end = min_size(q + l->strip, p1);
         const size_t from = q * NR, to = min_size(end * NR, O);
-        TN(pack_columns)(wp, l->w + k0 * O + from, O, K, to - from);
+        TN(pack_panels)(wp, K, 0, l->w + k0 * O + from, O, K, to - from);
         for (size_t t = t0; t < t1; t++) {
             const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
             if (t1 - t0 > 2) prefetch_share(l->w, l->C * O, next, O, K, to - from, t - t0, t1 - t0);
@@ -178,19 +178,27 @@ static void TN(linear_pass)(const Linear *l) {
 
 /* ---- one attention head ---- */
 
-/* st[j,i] = RN32(S(q_i, k_j) * scale [+ bias_ij]) for the queries i0.. of one block, all keys j < Tk. st, like the packed
- * queries qp [D, LANES], has a query in each lane, so that the softmax over j runs on all queries at once. */
-static void TN(scores)(float *st, const Attention *h, const T *kp, const T *qp, T *s, size_t i0, size_t lanes, size_t Tk) {
+/* Keys and values of one head as the kernel reads them, in one or two runs (a past and a present). k [n,D], row stride ldk. v: if packed,
+ * panels [n,NR] one behind the other; else [n,D] as it lies, row stride ldv. */
+typedef struct {
+    const T *k, *v;
+    size_t n, ldk, ldv;
+    bool packed;
+} TN(Run);
+
+/* st[j,i] = RN32(S(q_i, k_j) * scale [+ bias_ij]) for the queries i0.. of one block, the keys of one run, of which the first is key j. st,
+ * like the packed queries qp [D, LANES], has a query in each lane, so that the softmax over j runs on all queries at once. */
+static void TN(scores)(float *st, const Attention *h, const TN(Run) *run, size_t j, const T *qp, T *s, size_t i0, size_t lanes) {
     const size_t cols = min_size(panel_bytes(isa_level) / sizeof(T), LANES);
-    for (size_t j0 = 0; j0 < Tk; j0 += TILE_ROWS) {
-        const size_t rows = min_size(TILE_ROWS, h->Tk - j0); /* as packed */
+    for (size_t j0 = 0; j0 < run->n; j0 += TILE_ROWS) {
+        const size_t rows = min_size(TILE_ROWS, run->n - j0);
         for (size_t c = 0; c < LANES; c += cols) {
-            TN(multiply)(s, true, kp + j0 * h->D, h->D, qp + c, LANES, h->D, rows, cols);
-            for (size_t r = 0; r < min_size(rows, Tk - j0); r++) {
-                float *to = st + (j0 + r) * LANES + c;
+            TN(multiply)(s, true, run->k + j0 * run->ldk, run->ldk, qp + c, LANES, h->D, rows, cols);
+            for (size_t r = 0; r < rows; r++) {
+                float *to = st + (j + j0 + r) * LANES + c;
                 if (h->bias) {
                     for (size_t i = 0; i < cols; i++) {
-                        const float *bias = h->bias + (ptrdiff_t)(i0 + min_size(c + i, lanes - 1)) * h->ldbias + (j0 + r);
+                        const float *bias = h->bias + (ptrdiff_t)(i0 + min_size(c + i, lanes - 1)) * h->ldbias + (j + j0 + r);
                         to[i] = (float)((double)s[r * cols + i] * h->scale + (double)*bias);
                     }
                 } else {
@@ -211,44 +219,70 @@ ISA_BODY void BODY(divide_lanes)(int level, T *restrict pt, const float *restric
 }
 ISA_CLONES(TN(divide_lanes), (T *pt, const float *e, const double *Z, size_t Tk), pt, e, Z, Tk)
 
+/* s [rows, cols] (+)= S(p, v) over the keys [from,to): the columns of v from d on, pt the lanes of these rows. */
+static void TN(gather)(T *s, const TN(Run) *run, const T *pt, size_t d, size_t from, size_t to, size_t rows, size_t cols) {
+    for (size_t r = 0, j = 0; r < 2; j += run[r++].n) {
+        const size_t a = from > j ? from : j, b = min_size(to, j + run[r].n);
+        const T *v = run[r].packed ? run[r].v + d * run[r].n : run[r].v + d;
+        const size_t ldv = run[r].packed ? cols : run[r].ldv;
+        if (a < b || (from == to && r == 0)) TN(multiply_lanes)(s, a == 0, pt + a * LANES, LANES, v + (a - j) * ldv, ldv, b > a ? b - a : 0, rows, cols);
+    }
+}
+
 /* ctx_i = RN32(S(p_i, v)) for the queries of one block, pt [keys, LANES], over the keys each query attends to. */
-static void TN(context)(const Attention *h, const T *pt, const T *vp, T *s, size_t i0, size_t lanes) {
+static void TN(context)(const Attention *h, const TN(Run) *run, const T *pt, T *s, size_t i0, size_t lanes) {
     const size_t NR = panel_bytes(isa_level) / sizeof(T);
-    for (size_t j = 0; j < h->D; j += NR) {
-        const size_t valid = min_size(NR, h->D - j), cols = panel_width(valid, NR);
-        const T *panel = vp + j * h->Tk;
+    for (size_t d = 0; d < h->D; d += NR) {
+        const size_t valid = min_size(NR, h->D - d), cols = panel_width(valid, NR);
         for (size_t r0 = 0; r0 < lanes; r0 += TILE_ROWS) {
             const size_t rows = min_size(TILE_ROWS, lanes - r0), K = keys_of(h, i0 + r0);
-            TN(multiply_lanes)(s, true, pt + r0, LANES, panel, cols, K, rows, cols);
+            TN(gather)(s, run, pt + r0, d, 0, K, rows, cols);
             for (size_t r = 1; r < rows; r++) { /* a later query may see some keys more */
-                const size_t more = keys_of(h, i0 + r0 + r) - K;
-                if (more) TN(multiply_lanes)(s + r * cols, false, pt + K * LANES + r0 + r, LANES, panel + K * cols, cols, more, 1, cols);
+                const size_t all = keys_of(h, i0 + r0 + r);
+                if (all > K) TN(gather)(s + r * cols, run, pt + r0 + r, d, K, all, 1, cols);
             }
-            TN(finish)(h->ctx + (i0 + r0) * h->ldc + j, h->ldc, s, NULL, rows, cols, valid);
+            TN(finish)(h->ctx + (i0 + r0) * h->ldc + d, h->ldc, s, NULL, rows, cols, valid);
         }
     }
 }
 
+/* Copy one run's keys and values, so that many queries read them in order. */
+static TN(Run) TN(pack_run)(const Attention *h, T *k, T *v) {
+    for (size_t part = 0; part < 2; part++) {
+        const size_t n = part ? h->Tk - h->Tp : h->Tp, from = part ? h->Tp : 0, ldk = part ? h->ldk : h->ldp, ldv = part ? h->ldv : h->ldp;
+        if (n) TN(pack_rows)(k + from * h->D, part ? h->k : h->past_k, ldk, n, h->D);
+        if (n) TN(pack_panels)(v, h->Tk, from, part ? h->v : h->past_v, ldv, n, h->D);
+    }
+    return (TN(Run)){k, v, h->Tk, h->D, 0, true};
+}
+
+/* Few queries read keys and values where they lie, if those are of type T already and no panel of v is cut: false if they must be packed. */
+static bool TN(runs_as_they_lie)(TN(Run) run[2], const Attention *h, size_t NR) {
+    if (sizeof(T) != sizeof(float) || h->Tq > TILE_ROWS || panel_width(h->D % NR, NR) != h->D % NR) return false;
+    run[0] = (TN(Run)){(const T *)(const void *)h->past_k, (const T *)(const void *)h->past_v, h->Tp, h->ldp, h->ldp, false};
+    run[1] = (TN(Run)){(const T *)(const void *)h->k, (const T *)(const void *)h->v, h->Tk - h->Tp, h->ldk, h->ldv, false};
+    return true;
+}
+
 /* Queries [i0,i1) of one head. scratch: as many numbers as attention() counts. */
-static void TN(attention_job)(const Attention *whole, T *scratch, size_t i0, size_t i1) {
-    const size_t NR = panel_bytes(isa_level) / sizeof(T), D = whole->D, Tk_all = whole->Tk;
-    T *kp = scratch, *vp = kp + Tk_all * D, *qp = vp + Tk_all * round_up(D, NR), *s = qp + D * LANES;
+static void TN(attention_job)(const Attention *h, T *scratch, size_t i0, size_t i1) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), D = h->D;
+    T *kp = scratch, *vp = kp + h->Tk * D, *qp = vp + h->Tk * round_up(D, NR), *s = qp + D * LANES;
     T *pt = s + TILE_ROWS * NR;
-    float *st = (float *)(void *)(pt + Tk_all * LANES);
-    const Attention joined = join_past(whole, (float *)(void *)(pt + 2 * Tk_all * LANES)), *h = &joined;
-    for (size_t j = 0; j < h->Tk; j += TILE_ROWS)
-        TN(pack_rows)(kp + j * D, h->k + j * h->ldk, h->ldk, min_size(TILE_ROWS, h->Tk - j), D);
-    TN(pack_columns)(vp, h->v, h->ldv, h->Tk, D);
+    float *st = (float *)(void *)(pt + h->Tk * LANES);
+    TN(Run) run[2] = {{0}};
+    if (!TN(runs_as_they_lie)(run, h, NR)) run[0] = TN(pack_run)(h, kp, vp);
     for (; i0 < i1; i0 += LANES) {
         const size_t lanes = min_size(LANES, i1 - i0), Tk = keys_of(h, i0 + lanes - 1);
         memset(qp, 0, D * LANES * sizeof(T));
         TN(pack_lanes)(qp, h->q + i0 * h->ldq, h->ldq, lanes, D);
-        TN(scores)(st, h, kp, qp, s, i0, lanes, Tk);
+        TN(scores)(st, h, &run[0], 0, qp, s, i0, lanes);
+        TN(scores)(st, h, &run[1], run[0].n, qp, s, i0, lanes);
         size_t keys[LANES];
         for (size_t i = 0; i < LANES; i++) keys[i] = keys_of(h, i0 + min_size(i, lanes - 1));
         double Z[LANES];
         exp_lanes(st, Z, keys, Tk);
         TN(divide_lanes)(pt, st, Z, Tk);
-        TN(context)(h, pt, vp, s, i0, lanes);
+        TN(context)(h, run, pt, s, i0, lanes);
     }
 }
