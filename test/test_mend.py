@@ -397,8 +397,6 @@ def bits(folder):
 
 def distilling(folder):
     """mend distill from text to file: the pieces asked of test_mend.c, their vectors asked of it, and the file. The golden numbers hold those."""
-    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("first.jsonl", DEMOS[:3]), "-o", folder.at("first"))
-    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("second.jsonl", DEMOS[3:]), "-o", folder.at("second"))
     demos, out = folder.put("demos.jsonl", DEMOS), folder.at("vectors")
     for llm, mend, more in (("gpt2-tiny", "mend-tiny", {}), ("gpt2-tiny", "mend-tiny", {"--label-rows": 3}), ("gpt2-tiny", "mend-tiny", {"--label-rows": 3, "--separate-input": None}),
                             ("gpt2-tiny", "mend-same", {"--channel": None}), ("t5-tiny", "mend-t5-tiny", {"--label-rows": 4, "--separate-input": None})):
@@ -412,9 +410,14 @@ def distilling(folder):
             check(rows == floats(wanted), "distill %s %s: the file holds other vectors" % (mend, options))
             hashes = {"demonstrations_sha256": hashlib.sha256(lines(DEMOS)).hexdigest(), "distiller_sha256": content_hash(flat(mend)), "llm_sha256": content_hash(flat(llm))}
             check(meta == dict(hashes, format="mend-vectors-1"), "distill %s: metadata %s, wanted %s" % (mend, meta, hashes))
-    output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", out, "--groups", 2)
-    rows, meta = read_vectors(out)
-    check(rows == read_vectors(folder.at("first"))[0] + read_vectors(folder.at("second"))[0], "two groups are not the vectors of each put together")
+    for ends in ((0, 3, 5), (0, 2, 4, 5), (0, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5)):
+        output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", out, "--groups", len(ends) - 1)
+        rows, meta = read_vectors(out)
+        apart = []
+        for a, b in zip(ends, ends[1:]):
+            output("distill", "-m", flat("mend-tiny"), "-d", folder.put("part.jsonl", DEMOS[a:b]), "-o", folder.at("part"))
+            apart += read_vectors(folder.at("part"))[0]
+        check(rows == apart and len(rows) == 7 * (len(ends) - 1), "%d groups are not the vectors of each put together: %d rows" % (len(ends) - 1, len(rows)))
     check(meta["llm_sha256"] == "any", "no language model was given, the file names %s" % meta["llm_sha256"])
     output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", "/dev/stdout", "-q")
 
