@@ -375,6 +375,9 @@ def bits(folder):
             check(score(*arguments, "--threads", threads) == one, "%s: %d threads give other bits" % (name, threads))
         order = [2, 0, 3, 1, 0]
         check(score(*arguments, queries=[QUERIES[i] for i in order]) == [one[i] for i in order], "%s: other bits in another order" % name)
+        if "-d" in arguments and "--channel" not in arguments:  # an option that follows the demonstrations at once must not follow the last query
+            empty = dict(QUERIES[0], input="")
+            check(score(*arguments, queries=[QUERIES[0], empty])[1:] == score(*arguments, queries=[empty]), "%s: an empty input sees the query before it" % name)
         # The input is cut for the longest option, or for the output: the output must be there for options to be taken one by one.
         known = [dict(q, output=q["options"][-1]) for q in QUERIES]
         alone = score(*arguments, queries=[dict(q, options=[o]) for q in known for o in q["options"]])
