@@ -48,10 +48,10 @@ test: $(PROGRAMS) $(TESTS)
 
 # Side by side with PyTorch, ONNX Runtime and llmlingua; needs the packages of test/requirements.txt in $(PYTHON).
 PYTHON = python3
-$(B)/%: bench/%.c $(OBJECTS) lingua2.c
+$(B)/%: bench/%.c $(OBJECTS) lingua2.c mend.c
 	$(CC) $(FLAGS) -Wno-unused-function $(LDFLAGS) $< $(OBJECTS) -o $@ -lm
 
-bench: lingua2 $(B)/forward $(B)/kernel $(B)/functions
+bench: $(PROGRAMS) $(B)/forward $(B)/decode $(B)/kernel $(B)/functions
 	$(PYTHON) bench/compare.py
 
 clean:

@@ -103,10 +103,10 @@ def wire(lm):
         v.zero_()
         v[seen] = torch.eye(W)
         first.c_proj.weight[W * h:W * (h + 1)] = 0
-        first.c_proj.weight[W * h:W * (h + 1), W:] = back[h][:W]
+        first.c_proj.weight[W * h:W * (h + 1), W:] = 0.25 * back[h][:W]
         q, k, v = (columns(second, part, h) for part in range(3))
-        q[seen] += 1.2 * torch.eye(W)
-        k[W:] += 1.2 * back[h][:W].T
+        q[seen] += 2 * torch.eye(W)
+        k[W:] += 2 * back[h][:W].T
         label = slice(W + 32 * (h % 3), W + 32 * (h % 3) + 32)
         v[label] += torch.eye(W)
         second.c_proj.weight[W * h:W * (h + 1), label] += 2 * torch.eye(W)
@@ -278,9 +278,9 @@ def main():
     if os.path.exists(os.path.join(out, "lm", "pytorch_model.bin")):
         lm = load(out)[0]
     else:
-        lm = train_lm(int(os.environ.get("LM_STEPS", "2500")), generator)
+        lm = train_lm(int(os.environ.get("LM_STEPS", "300")), generator)
         save(out, "lm", lm, lm.state_dict())
-    hypernet, prompt = train_mend(lm, float(os.environ.get("MEND_MINUTES", "20")), generator)
+    hypernet, prompt = train_mend(lm, float(os.environ.get("MEND_MINUTES", "14")), generator)
     save(out, "mend", hypernet, {"hypernet." + k: v for k, v in hypernet.state_dict().items()})
 
 
