@@ -30,7 +30,7 @@ def check(condition, message):
     global passed, failed
     passed, failed = passed + bool(condition), failed + (not condition)
     if not condition and failed <= 20:
-        print("failed: " + message)
+        print("failed: " + message.encode("utf-8", "backslashreplace").decode())
 
 
 # ==== models, programs ====
