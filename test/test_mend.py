@@ -492,7 +492,7 @@ def bad_models(folder):
     expect(3, ["holds no vectors"], ["score", "-l", gpt2, "-v", flat("t5-tiny")], q)
     with open(vectors, "rb") as f:
         raw = f.read()
-    expect(3, ["NaN"], ["score", "-l", gpt2, "-v", folder.put("nan", raw[:-4] + struct.pack("<f", math.nan))], q)
+    expect(3, ["nan: holds NaN"], ["score", "-l", gpt2, "-v", folder.put("nan", raw[:-4] + struct.pack("<f", math.nan))], q)
     expect(3, [], ["score", "-l", gpt2, "-v", folder.put("short", raw[:-1])], q)
     expect(1, ["no-such-file"], ["score", "-l", "no-such-file"], q)
     check(not os.path.exists(out), "a call that failed left %s" % out)
