@@ -816,17 +816,17 @@ static bool distill_group(const Model *m, const Distilling *d, const Ids *demos,
 
 /* Vectors of all demonstrations, to be freed. */
 static bool distill(const Model *m, const Examples *demos, const Distilling *d, const Format *as, Vectors *out, Error *err) {
-    const size_t U = m->size[LETTER_U], O = m->size[LETTER_O], each = (demos->n + d->groups - 1) / d->groups;
+    const size_t U = m->size[LETTER_U], O = m->size[LETTER_O];
     Format f = format_of(m, DISTILLER_LIMIT, as->channel, false);
     f.no_input = as->no_input, f.no_label = as->no_label;
     bool ok = true;
     if (d->label_rows >= U && d->label_rows) return fail(err, BAD_USAGE, "--label-rows %zu: the distiller has %zu rows, of which some must see inputs", d->label_rows, U);
     if (d->groups > demos->n) return fail(err, BAD_USAGE, "--groups %zu: there are %zu demonstrations", d->groups, demos->n);
     *out = (Vectors){mem_new(d->groups * U, O * sizeof *out->at), 0, O};
-    for (size_t from = 0; ok && from < demos->n; from += each) {
+    for (size_t g = 0; ok && g < d->groups; g++) {
         Ids ids = {0};
         Bytes is_label = {0};
-        const size_t to = from + each < demos->n ? from + each : demos->n;
+        const size_t from = (g * demos->n + d->groups - 1) / d->groups, to = ((g + 1) * demos->n + d->groups - 1) / d->groups; /* sizes differ by one at most */
         ok = demonstrations(m, demos, from, to, &f, &ids, &is_label, err) && distill_group(m, d, &ids, &is_label, out->at + out->n * O, err);
         if (ok) out->n += U;
         ids_free(&ids);

@@ -30,7 +30,7 @@ def check(condition, message):
     global passed, failed
     passed, failed = passed + bool(condition), failed + (not condition)
     if not condition and failed <= 20:
-        print("failed: " + message)
+        print("failed: " + message.encode("utf-8", "backslashreplace").decode())
 
 
 # ==== models, programs ====
@@ -375,6 +375,9 @@ def bits(folder):
             check(score(*arguments, "--threads", threads) == one, "%s: %d threads give other bits" % (name, threads))
         order = [2, 0, 3, 1, 0]
         check(score(*arguments, queries=[QUERIES[i] for i in order]) == [one[i] for i in order], "%s: other bits in another order" % name)
+        if "-d" in arguments and "--channel" not in arguments:  # an option that follows the demonstrations at once must not follow the last query
+            empty = dict(QUERIES[0], input="")
+            check(score(*arguments, queries=[QUERIES[0], empty])[1:] == score(*arguments, queries=[empty]), "%s: an empty input sees the query before it" % name)
         # The input is cut for the longest option, or for the output: the output must be there for options to be taken one by one.
         known = [dict(q, output=q["options"][-1]) for q in QUERIES]
         alone = score(*arguments, queries=[dict(q, options=[o]) for q in known for o in q["options"]])
@@ -397,8 +400,6 @@ def bits(folder):
 
 def distilling(folder):
     """mend distill from text to file: the pieces asked of test_mend.c, their vectors asked of it, and the file. The golden numbers hold those."""
-    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("first.jsonl", DEMOS[:3]), "-o", folder.at("first"))
-    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("second.jsonl", DEMOS[3:]), "-o", folder.at("second"))
     demos, out = folder.put("demos.jsonl", DEMOS), folder.at("vectors")
     for llm, mend, more in (("gpt2-tiny", "mend-tiny", {}), ("gpt2-tiny", "mend-tiny", {"--label-rows": 3}), ("gpt2-tiny", "mend-tiny", {"--label-rows": 3, "--separate-input": None}),
                             ("gpt2-tiny", "mend-same", {"--channel": None}), ("t5-tiny", "mend-t5-tiny", {"--label-rows": 4, "--separate-input": None})):
@@ -412,9 +413,14 @@ def distilling(folder):
             check(rows == floats(wanted), "distill %s %s: the file holds other vectors" % (mend, options))
             hashes = {"demonstrations_sha256": hashlib.sha256(lines(DEMOS)).hexdigest(), "distiller_sha256": content_hash(flat(mend)), "llm_sha256": content_hash(flat(llm))}
             check(meta == dict(hashes, format="mend-vectors-1"), "distill %s: metadata %s, wanted %s" % (mend, meta, hashes))
-    output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", out, "--groups", 2)
-    rows, meta = read_vectors(out)
-    check(rows == read_vectors(folder.at("first"))[0] + read_vectors(folder.at("second"))[0], "two groups are not the vectors of each put together")
+    for ends in ((0, 3, 5), (0, 2, 4, 5), (0, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5)):
+        output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", out, "--groups", len(ends) - 1)
+        rows, meta = read_vectors(out)
+        apart = []
+        for a, b in zip(ends, ends[1:]):
+            output("distill", "-m", flat("mend-tiny"), "-d", folder.put("part.jsonl", DEMOS[a:b]), "-o", folder.at("part"))
+            apart += read_vectors(folder.at("part"))[0]
+        check(rows == apart and len(rows) == 7 * (len(ends) - 1), "%d groups are not the vectors of each put together: %d rows" % (len(ends) - 1, len(rows)))
     check(meta["llm_sha256"] == "any", "no language model was given, the file names %s" % meta["llm_sha256"])
     output("distill", "-m", flat("mend-tiny"), "-d", demos, "-o", "/dev/stdout", "-q")
 
@@ -486,7 +492,7 @@ def bad_models(folder):
     expect(3, ["holds no vectors"], ["score", "-l", gpt2, "-v", flat("t5-tiny")], q)
     with open(vectors, "rb") as f:
         raw = f.read()
-    expect(3, ["NaN"], ["score", "-l", gpt2, "-v", folder.put("nan", raw[:-4] + struct.pack("<f", math.nan))], q)
+    expect(3, ["nan: holds NaN"], ["score", "-l", gpt2, "-v", folder.put("nan", raw[:-4] + struct.pack("<f", math.nan))], q)
     expect(3, [], ["score", "-l", gpt2, "-v", folder.put("short", raw[:-1])], q)
     expect(1, ["no-such-file"], ["score", "-l", "no-such-file"], q)
     check(not os.path.exists(out), "a call that failed left %s" % out)
