@@ -232,20 +232,21 @@ typedef struct {
 
 static void test_bind(void) {
     Weights *w = take_header("{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},\"layer.7.b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[24,32]},\"u\":{\"dtype\":\"U8\",\"shape\":[2,2],\"data_offsets\":[32,36]}}", 36);
+    static const size_t size[] = {0, 1, 2, 3, 4, 5, 6}; /* a letter for each number */
     static const struct {
-        TensorSpec spec;
+        TensorRow row;
         size_t layer;
         const char *word;
-    } cases[] = {{{"a", 2, {2, 3}, offsetof(Slots, a)}, 0, NULL}, {{"layer.%zu.b", 1, {2, 0}, offsetof(Slots, b)}, 7, NULL}, {{"layer.%zu.b", 1, {2, 0}, offsetof(Slots, b)}, 8, "'layer.8.b' is missing"}, {{"A", 2, {2, 3}, 0}, 0, "'A' is missing"},
-                 {{"a", 2, {3, 2}, 0}, 0, "has shape [2, 3], wanted [3, 2]"}, {{"a", 1, {6, 0}, 0}, 0, "wanted [6]"}, {{"a", 1, {2, 3}, 0}, 0, "wanted [2]"}, {{"layer.7.b", 2, {2, 1}, 0}, 0, "wanted [2, 1]"}, {{"layer.7.b", 1, {3, 0}, 0}, 0, "wanted [3]"}, {{"u", 2, {2, 2}, 0}, 0, "is U8, wanted F32"}};
+    } cases[] = {{{"a", 2, 3, offsetof(Slots, a)}, 0, NULL}, {{"layer.%zu.b", 2, -1, offsetof(Slots, b)}, 7, NULL}, {{"layer.%zu.b", 2, -1, offsetof(Slots, b)}, 8, "'layer.8.b' is missing"}, {{"A", 2, 3, 0}, 0, "'A' is missing"},
+                 {{"a", 3, 2, 0}, 0, "has shape [2, 3], wanted [3, 2]"}, {{"a", 6, -1, 0}, 0, "wanted [6]"}, {{"a", 2, -1, 0}, 0, "wanted [2]"}, {{"layer.7.b", 2, 1, 0}, 0, "wanted [2, 1]"}, {{"layer.7.b", 3, -1, 0}, 0, "wanted [3]"}, {{"u", 2, 2, 0}, 0, "is U8, wanted F32"}};
     if (!w) return;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Slots slots = {NULL, NULL};
         Error err = {0};
-        const bool ok = weights_bind(w, &cases[i].spec, cases[i].layer, &slots, &err);
-        CHECK(ok == !cases[i].word, "%s: %d %s", cases[i].spec.name, ok, err.text);
-        CHECK(ok || (err.code == BAD_MODEL && strstr(err.text, cases[i].word) && strstr(err.text, path) && strstr(err.text, "export.py") && !slots.a && !slots.b), "%s: %d '%s'", cases[i].spec.name, err.code, err.text);
-        CHECK(!ok || (cases[i].layer ? slots.b == weights_find(w, "layer.7.b")->data && !slots.a : slots.a == weights_find(w, "a")->data && !slots.b), "%s went elsewhere", cases[i].spec.name);
+        const bool ok = weights_bind(w, &cases[i].row, 1, size, cases[i].layer, &slots, &err);
+        CHECK(ok == !cases[i].word, "%s: %d %s", cases[i].row.name, ok, err.text);
+        CHECK(ok || (err.code == BAD_MODEL && strstr(err.text, cases[i].word) && strstr(err.text, path) && strstr(err.text, "export.py") && !slots.a && !slots.b), "%s: %d '%s'", cases[i].row.name, err.code, err.text);
+        CHECK(!ok || (cases[i].layer ? slots.b == weights_find(w, "layer.7.b")->data && !slots.a : slots.a == weights_find(w, "a")->data && !slots.b), "%s went elsewhere", cases[i].row.name);
     }
     const unsigned char *data;
     size_t len;
