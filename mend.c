@@ -820,7 +820,7 @@ static bool distill(const Model *m, const Examples *demos, const Distilling *d, 
     Format f = format_of(m, DISTILLER_LIMIT, as->channel, false);
     f.no_input = as->no_input, f.no_label = as->no_label;
     bool ok = true;
-    if (d->label_rows >= U && d->label_rows) return fail(err, BAD_USAGE, "--label-rows %zu: the distiller has %zu rows, of which some must see inputs", d->label_rows, U);
+    if (d->label_rows > U) return fail(err, BAD_USAGE, "--label-rows %zu: the distiller has %zu rows", d->label_rows, U);
     if (d->groups > demos->n) return fail(err, BAD_USAGE, "--groups %zu: there are %zu demonstrations", d->groups, demos->n);
     *out = (Vectors){mem_new(d->groups * U, O * sizeof *out->at), 0, O};
     for (size_t g = 0; ok && g < d->groups; g++) {
@@ -866,6 +866,9 @@ static float *context_rows(const Context *c, const Ids *more, size_t *n) {
     return x;
 }
 
+/* A T5's encoder reads at most TEACHER_LIMIT pieces, the last are cut; vectors are not. */
+static size_t encoder_rows(const Context *c, size_t n) { return c->vectors.n || n < TEACHER_LIMIT ? n : TEACHER_LIMIT; }
+
 /* Read what all queries share: the demonstrations or vectors; a T5 whose encoder also reads x does that for each query. */
 static bool context_begin(Context *c, Error *err) {
     size_t n;
@@ -876,7 +879,7 @@ static bool context_begin(Context *c, Error *err) {
         ok = fail(err, BAD_MODEL, "the vectors are %zu wide, the model %s reads %zu: they were made for another", c->vectors.O, weights_path(c->lm->weights),
                   c->lm->size[LETTER_C]);
     else if (c->lm->kind == GPT2) ok = state_read(c->lm, &c->state, x, n, err);
-    else if (!c->format.encoder_input) ok = state_encode(c->lm, &c->state, x, n < TEACHER_LIMIT ? n : TEACHER_LIMIT, err);
+    else if (!c->format.encoder_input) ok = state_encode(c->lm, &c->state, x, encoder_rows(c, n), err);
     free(x);
     return ok;
 }
@@ -924,7 +927,7 @@ static bool score_encoded(Context *c, const Ids *x, const Ids *option, size_t B,
     for (size_t b = 0; ok && b < (c->format.channel ? B : 1); b++) {
         size_t n;
         float *rows = context_rows(c, c->format.channel ? &option[b] : x, &n);
-        ok = state_encode(c->lm, &c->state, rows, n < TEACHER_LIMIT ? n : TEACHER_LIMIT, err);
+        ok = state_encode(c->lm, &c->state, rows, encoder_rows(c, n), err);
         free(rows);
         if (ok && c->format.channel) ok = score_batch(c->lm, &c->state, &nothing, x, 1, score + b, err);
     }
