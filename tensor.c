@@ -155,6 +155,7 @@ enum {
     BLOCK_BYTES = 4096,    /* k of one block, in bytes of a row of x: 6 such rows stay in the first-level cache */
     STRIP_COLS = 128,      /* columns of one strip: a block of it, 512 KiB, stays in the second-level cache */
     JOB_STRIPS = 2,        /* strips a thread takes at a time */
+    AHEAD = 64,            /* columns ahead of use that few rows ask memory for */
     LANES = 32             /* queries of one attention block */
 };
 

@@ -130,14 +130,18 @@ static void TN(linear_block)(const Linear *l, const T *xp, T *wp, T *sums, size_
     for (size_t q = p0, end; q < p1; q = end) {
         end = min_size(q + l->strip, p1);
         const size_t from = q * NR, to = min_size(end * NR, O);
-        TN(pack_panels)(wp, K, 0, l->w + k0 * O + from, O, K, to - from);
+        /* Few rows: a full panel of the kernel's own numbers is read where it lies, what comes soon is asked for. */
+        const bool lies = sizeof(T) == sizeof(float) && t1 - t0 <= 2 && end == q + 1 && to - from == NR;
+        if (lies) prefetch_share(l->w, l->C * O, k0 * O + from + AHEAD, O, K, NR, 0, 1);
+        else TN(pack_panels)(wp, K, 0, l->w + k0 * O + from, O, K, to - from);
         for (size_t t = t0; t < t1; t++) {
             const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
             if (t1 - t0 > 2) prefetch_share(l->w, l->C * O, next, O, K, to - from, t - t0, t1 - t0);
             for (size_t p = q; p < end; p++) {
                 const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
                 T *s = sums + ((t - t0) * (p1 - p0) + (p - p0)) * TILE_ROWS * NR;
-                TN(multiply)(s, k0 == 0, xp + n * l->C + k0 * rows, K, wp + (j - from) * K, cols, K, rows, cols);
+                const T *panel = lies ? (const T *)(const void *)(l->w + k0 * O + j) : wp + (j - from) * K;
+                TN(multiply)(s, k0 == 0, xp + n * l->C + k0 * rows, K, panel, lies ? O : cols, K, rows, cols);
                 if (k0 + K == l->C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
             }
         }
