@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-LIMIT_S = 1800  # far above what any test takes, so that a hang ends
+LIMIT_S = 1800  # a test under sanitizers and an emulator is slow, one that hangs must end
 
 
 def run(name, command):

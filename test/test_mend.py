@@ -50,7 +50,7 @@ def flat(name):
 
 
 def run(arguments, stdin=b"", **more):
-    return subprocess.run([MEND] + [str(a) for a in arguments], input=stdin, stdout=more.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, timeout=600, **more)
+    return subprocess.run([MEND] + [str(a) for a in arguments], input=stdin, stdout=more.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, timeout=1500, **more)
 
 
 def output(*arguments, stdin=b""):
@@ -65,7 +65,7 @@ def output(*arguments, stdin=b""):
 def ask(questions, math="reference", threads=1):
     """The answers of test_mend.c."""
     lines = "".join(json.dumps(q) + "\n" for q in questions)
-    done = subprocess.run([ANSWER, "answer", math, str(threads)], input=lines.encode(), stdout=subprocess.PIPE, timeout=600)
+    done = subprocess.run([ANSWER, "answer", math, str(threads)], input=lines.encode(), stdout=subprocess.PIPE, timeout=1500)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     check(done.returncode == 0 and len(answers) == len(questions), "%d answers to %d questions, exit %d" % (len(answers), len(questions), done.returncode))
     return answers + [{"error": "no answer"}] * (len(questions) - len(answers))
