@@ -20,22 +20,24 @@ B      = build
 FLAGS  = $(NUMERIC) $(OPT) $(WARN) $(SIMD) -D_XOPEN_SOURCE=700 -I. $(CFLAGS)
 
 PROGRAMS = lingua2 mend
-# Every C file at the top that is no program is part of both programs.
-PARTS   := $(filter-out $(PROGRAMS:%=%.c),$(wildcard *.c))
+# lingua2_*.c are parts of lingua2, mend_*.c of mend; every other C file at the top is part of both.
+PARTS   := $(filter-out $(PROGRAMS:%=%.c) $(wildcard $(PROGRAMS:%=%_*.c)),$(wildcard *.c))
 OBJECTS  = $(PARTS:%.c=$(B)/%.o)
+OWN      = $$(addprefix $(B)/,$$(subst .c,.o,$$(wildcard $$*_*.c)))
 TESTS    = $(patsubst test/%.c,$(B)/%,$(wildcard test/test_*.c))
 
 all: $(PROGRAMS)
 
-$(PROGRAMS): %: $(B)/%.o $(OBJECTS)
+.SECONDEXPANSION:
+$(PROGRAMS): %: $(B)/%.o $(OWN) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) $^ -o $@ -lm
 
 $(B)/%.o: %.c $(wildcard *.h) Makefile | $(B)
 	$(CC) $(FLAGS) -c $< -o $@
 
-# A test includes the program it tests (compiled with TESTING, so without its main) or links the parts alone.
-$(B)/test_%: test/test_%.c $(wildcard test/*.h) $(OBJECTS) $(PROGRAMS:%=%.c)
-	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $< $(OBJECTS) -o $@ -lm
+# A test includes the program it tests (compiled with TESTING, so without its main) and links the rest of it, or links the parts alone.
+$(B)/test_%: test/test_%.c $(wildcard test/*.h) $(OWN) $(OBJECTS) $(PROGRAMS:%=%.c)
+	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $(filter-out $(PROGRAMS:%=%.c),$(filter %.c %.o,$^)) -o $@ -lm
 
 $(B):
 	mkdir -p $(B)
