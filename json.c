@@ -405,6 +405,15 @@ void json_put_double(Bytes *b, double x) {
     }
 }
 
+void json_put_doubles(Bytes *out, const double *x, size_t n) {
+    bytes_text(out, "[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) bytes_text(out, ", ");
+        json_put_double(out, x[i]);
+    }
+    bytes_text(out, "]");
+}
+
 void json_put(Bytes *out, const Json *j) {
     if (j->type == JSON_STRING) json_put_string(out, j->text, j->len);
     else if (j->type == JSON_NUMBER) bytes_add(out, j->text, j->len);

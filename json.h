@@ -34,6 +34,7 @@ const char *json_type_name(JsonType t);
  * a double as Python's repr (shortest that reads back; 1.0, 1e-05, nan as NaN). text must be UTF-8. */
 void json_put_string(Bytes *b, const char *text, size_t len);
 void json_put_double(Bytes *b, double x);
+void json_put_doubles(Bytes *b, const double *x, size_t n); /* [x, ...] */
 /* A value as it was parsed; numbers as they were written. */
 void json_put(Bytes *b, const Json *j);
 

@@ -17,6 +17,12 @@ bool print_out(const Bytes *text, Error *err) {
     return true;
 }
 
+void show_progress(const Common *c, const char *what, size_t done, size_t all, time_t begun) {
+    if (c->quiet || !isatty(STDERR_FILENO)) return;
+    const double spent = difftime(time(NULL), begun);
+    fprintf(stderr, "\r%s %zu of %zu, %.0f s left   %s", what, done, all, done ? spent / (double)done * (double)(all - done) : 0, done == all ? "\n" : "");
+}
+
 bool read_text(const char *path, Bytes *text, Error *err) {
     size_t bad;
     if (!file_read(path, text, err)) return false;

@@ -10,6 +10,7 @@
 #include "weights.h"
 
 #include <stdio.h>
+#include <time.h>
 
 typedef struct {
     const char *program; /* argv[0] */
@@ -35,6 +36,8 @@ bool command_start(Common *c, const char *usage, const CliOption *own, size_t n,
 
 /* Write to standard output; a full disk or a closed pipe is an error, never a silent loss. */
 bool print_out(const Bytes *text, Error *err);
+/* "done of all, so many seconds left" on a terminal, unless quiet. */
+void show_progress(const Common *c, const char *what, size_t done, size_t all, time_t begun);
 /* A whole file ("-": standard input) that must be UTF-8. Errors: BAD_INPUT with the byte offset. */
 bool read_text(const char *path, Bytes *text, Error *err);
 /* Lines of a stream one by one, however long; false at the end. */

@@ -181,7 +181,7 @@ static void put_rows(const float *x, size_t n, size_t C, const Json *listed, Byt
         const size_t at = listed ? (size_t)listed->item[i].number : i;
         for (size_t c = 0; c < C; c++) row[c] = (double)x[at * C + c];
         if (i) bytes_text(out, ", ");
-        put_numbers(row, C, out);
+        json_put_doubles(out, row, C);
     }
     bytes_text(out, "]");
     free(row);
@@ -302,7 +302,7 @@ static bool answer_scores(const Json *question, Bytes *out, Error *err) {
     if (!flag_of(question, "whole")) ok = ok && score_pieces(&c, &x, option, B, score, err);
     else
         for (size_t b = 0; ok && b < B; b++) ok = score_whole(&c, &x, &option[b], score + b, err);
-    if (ok) put_numbers(score, B, out);
+    if (ok) json_put_doubles(out, score, B);
     for (size_t b = 0; b < B; b++) ids_free(&option[b]);
     free(option), free(score);
     ids_free(&x);
@@ -317,7 +317,7 @@ static bool answer_logprob(const Json *question, Bytes *out, Error *err) {
     double *lp = mem_new(ids.n, sizeof *lp);
     for (size_t i = 0; i < ids.n; i++) before[i] = (Ids){ids.at, i, 0}, after[i] = (Ids){ids.at + i, 1, 0};
     const bool ok = context_of(question, &c, err) && score_batch(c.lm, &c.state, before, after, ids.n, lp, err);
-    if (ok) put_numbers(lp, ids.n, out);
+    if (ok) json_put_doubles(out, lp, ids.n);
     free(before), free(after), free(lp);
     ids_free(&ids);
     context_free(&c);
@@ -397,7 +397,7 @@ static bool answer_prompt(const Json *question, Bytes *out, Error *err) {
         double *score = mem_new(query.options.n, sizeof *score);
         ok = context_begin(&c, err) && score_query(&c, &query, score, err);
         bytes_text(out, ", \"scores\": ");
-        put_numbers(score, query.options.n, out);
+        json_put_doubles(out, score, query.options.n);
         free(score);
     }
     bytes_text(out, "}");
@@ -454,6 +454,5 @@ int main(int argc, char **argv) {
     test_relabel();
     test_choose();
     test_cache();
-    (void)commands, (void)method_names, (void)ablation_names, (void)predict;
     return check_end();
 }
