@@ -151,12 +151,17 @@ static DD sigmoid_accurate(DD w) {
     return dd_divide(e, dd_add((DD){1, 0}, e));
 }
 
-/* Phi(-a), a >= 0, the normal distribution's tail. density = e^(-a^2/2) / sqrt(2 pi).
+/* e^(-a^2/2) / sqrt(2 pi), the normal distribution's density. */
+static DD density_accurate(double a) {
+    static const DD one_over_sqrt_2pi = {0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56};
+    return dd_multiply(one_over_sqrt_2pi, exp_accurate(dd_scale(two_product(a, a), -0.5)));
+}
+
+/* Phi(-a), a >= 0, its tail.
  *   a < 2:  1/2 - density (a + a^3/3 + a^5/(3*5) + ...), all terms positive; at most 5 bits cancel
  *   else:   density / (a + 1/(a + 2/(a + 3/(a + ...)))), Laplace's continued fraction; n terms leave e^(-2a sqrt(2n)) */
 static DD tail_accurate(double a) {
-    static const DD one_over_sqrt_2pi = {0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56};
-    DD square = two_product(a, a), density = dd_multiply(one_over_sqrt_2pi, exp_accurate(dd_scale(square, -0.5)));
+    DD square = two_product(a, a), density = density_accurate(a);
     if (a < 2) {
         DD term = {a, 0}, sum = term;
         for (int k = 3; term.hi > 0x1p-110 * sum.hi; k += 2) {
@@ -177,8 +182,18 @@ static DD gelu_new_argument(double x) {
     return dd_multiply(twice_sqrt, dd_multiply((DD){x, 0}, inner));
 }
 
+/* The derivatives of GELU, GELU_NEW and SILU at -a, 0 <= a <= 200. At a > 0 they are 1 less that: f(x) - f(-x) = x. */
+static DD slope_accurate(CrFunction f, double a) {
+    if (f == CR_D_GELU) return dd_add(tail_accurate(a), dd_negate(dd_multiply((DD){a, 0}, density_accurate(a)))); /* Phi(-a) - a phi(a) */
+    static const DD twice_sqrt = {0x1.9884533d43651p+0, -0x1.cbc0d30ebfd15p-54}, cubic = {0x1.b6676bf7450f0p-3, 0x1.bba7351828aabp-57};
+    const bool silu = f == CR_D_SILU;
+    const DD w = silu ? (DD){-a, 0} : gelu_new_argument(-a), s = sigmoid_accurate(w), rest = dd_add((DD){1, 0}, dd_negate(s));
+    const DD dw = silu ? (DD){1, 0} : dd_add(twice_sqrt, dd_multiply(cubic, two_product(a, a)));
+    return dd_multiply(s, dd_add((DD){1, 0}, dd_negate(dd_multiply(dd_multiply((DD){a, 0}, rest), dw)))); /* (x s(w))' = s (1 + x (1-s) w') */
+}
+
 float cr_one(CrFunction f, float x) {
-    const double d = (double)x;
+    const double d = (double)x, a = d < 0 ? -d : d;
     if (x != x) return THE_NAN;
     switch (f) {
     case CR_EXP:
@@ -203,6 +218,17 @@ float cr_one(CrFunction f, float x) {
     case CR_SILU:
         if (x > 200 || x < -200) return x > 0 ? x : -0.0f;
         return x == 0 ? x : dd_to_float(dd_multiply((DD){d, 0}, sigmoid_accurate((DD){d, 0})));
+    case CR_D_TANH: {
+        if (a > 60) return 0; /* 4 e^-2a is below 2^-150 */
+        const DD t = exp_accurate((DD){-2 * a, 0}), one = dd_add((DD){1, 0}, t);
+        return dd_to_float(dd_divide(dd_scale(t, 4), dd_multiply(one, one)));
+    }
+    case CR_D_GELU:
+    case CR_D_GELU_NEW:
+    case CR_D_SILU:
+        if (a > (f == CR_D_SILU ? 200 : 20)) return x > 0 ? 1 : -0.0f;
+        return dd_to_float(x > 0 ? dd_add((DD){1, 0}, dd_negate(slope_accurate(f, a))) : slope_accurate(f, a));
+    case CR_D_RELU: return x > 0 ? 1 : 0;
     case CR_RELU:
     case CR_FUNCTIONS: break;
     }
@@ -297,6 +323,54 @@ ISA_BODY double silu_body(int level, double x) {
     return logistic(level, low, low);
 }
 
+/* tanh' x = 4t / (1+t)^2, t = e^-2|x|; beyond 55 it rounds to 0. */
+ISA_BODY double d_tanh_body(int level, double x) {
+    const double a = x < 0 ? -x : x, t = exp_fast(level, -2 * (a > 55 ? 55 : a));
+    return 4 * t / ((1 + t) * (1 + t));
+}
+
+/* f'(x) from low = f'(-|x|), for the f with f(x) - f(-x) = x. Each low has a zero, at -(zero.hi + zero.lo); so that its relative error stays small
+ * there, the polynomial gives low / (zero - |x|). */
+ISA_BODY double either_side(double x, double low) { return x > 0 ? 1 - low : low; }
+
+/* GELU'(-a) = Phi(-a) - a phi(a) = e^(-a^2/2) (zero - a) Q(u), u = (a-4)/(a+4). Degree 17 on 0 <= a <= 15, relative error 2^-50.5; beyond, it rounds to -0. */
+ISA_BODY double d_gelu_body(int level, double x) {
+    static const double c[18] = {0x1.d94de78425462p-2,  -0x1.a763001ac696ap-4,  0x1.ef4ff80137df1p-5,  -0x1.cc1e2623b4bf2p-6, 0x1.37754d81601dbp-7,
+                                 -0x1.d4c822691a287p-10, -0x1.443f64d741113p-13, 0x1.8599b3d89c0b4p-13, -0x1.2537562574617p-16, -0x1.2e97fdcd53c5bp-16,
+                                 0x1.dac6bb68bfdddp-19, 0x1.29f1214aa8882p-19,  -0x1.04a1ed2ec670bp-21, -0x1.7a22bc6a9ab91p-22, 0x1.4a98fec55f57ep-25,
+                                 0x1.f0a430be8b9f0p-25, 0x1.4e73702839e97p-27,  -0x1.4dec53b493c70p-31};
+    const double size = x < 0 ? -x : x, a = size > 15 ? 15 : size, u = (a - 4) / (a + 4);
+    const double from_zero = (0x1.80ead197f00b4p-1 - a) - 0x1.13e74c58cada8p-56;
+    const double q = horner(level, c, sizeof c / sizeof *c, u);
+    return either_side(x, exp_fast(level, -0.5 * (a * a)) * (from_zero * q));
+}
+
+/* GELU_NEW'(-a) = t/(1+t)^2 G, G = 1 + t - a w', t = e^-w; within 1/2 of its zero G = (zero - a) Q(a - zero), degree 12, relative error 2^-47. Beyond
+ * 12 it rounds to -0. */
+ISA_BODY double d_gelu_new_body(int level, double x) {
+    static const double c[13] = {0x1.3af6cd05624f6p+1,   0x1.993cd34bfc19ep-4,   0x1.9a0ef5cdf29c9p-2,  -0x1.3720c65fb3568p-4, 0x1.f37b8322a7417p-6,
+                                 -0x1.721f43af6a96dp-7,  0x1.e3b480806cedap-9,   -0x1.2e3d77e67f647p-10, 0x1.75d5c04f31e01p-12, -0x1.afbe990688d23p-14,
+                                 0x1.d69e004ff5604p-16,  -0x1.0d7064ccee0dbp-17, 0x1.1b15309934f6ep-19};
+    const double size = x < 0 ? -x : x, a = size > 12 ? 12 : size, square = a * a;
+    const double from_zero = (0x1.81429f9e97e4dp-1 - a) + 0x1.4f523ed77dbdcp-55;
+    const double t = exp_fast(level, -a * mul_add(level, square, 0x1.2444f2a4d8b4bp-4, 0x1.9884533d43651p+0));
+    const double slope = mul_add(level, square, 0x1.b6676bf7450f0p-3, 0x1.9884533d43651p+0);
+    const double q = horner(level, c, sizeof c / sizeof *c, -from_zero);
+    const double g = from_zero > -0.5 && from_zero < 0.5 ? from_zero * q : 1 + t - a * slope;
+    return either_side(x, t / ((1 + t) * (1 + t)) * g);
+}
+
+/* SILU'(-a) in the same way, w = a: degree 10, relative error 2^-51.5. Beyond 110 it rounds to -0. */
+ISA_BODY double d_silu_body(int level, double x) {
+    static const double c[11] = {0x1.474973c84120bp+0,  -0x1.1d25cf210490bp-3, 0x1.7c3269815b5d6p-5,  -0x1.7c326981166e0p-7, 0x1.3028546767156p-9, -0x1.958b1bf595cdbp-12,
+                                 0x1.cf7a68b2d7ebap-15, -0x1.cf78af640f010p-18, 0x1.9bf9f8256bc45p-21, -0x1.4b4e207373444p-24, 0x1.e183412435856p-28};
+    const double size = x < 0 ? -x : x, a = size > 110 ? 110 : size, t = exp_fast(level, -a);
+    const double from_zero = (0x1.474973c84120bp+0 - a) + 0x1.f8d74bc9ac154p-54;
+    const double q = horner(level, c, sizeof c / sizeof *c, -from_zero);
+    const double g = from_zero > -0.5 && from_zero < 0.5 ? from_zero * q : 1 + t - a;
+    return either_side(x, t / ((1 + t) * (1 + t)) * g);
+}
+
 /* ---- blocks: fast, then mended ---- */
 
 enum { BLOCK = 256 };
@@ -326,6 +400,10 @@ BLOCK_OF(tanh, tanh_body)
 BLOCK_OF(gelu, gelu_body)
 BLOCK_OF(gelu_new, gelu_new_body)
 BLOCK_OF(silu, silu_body)
+BLOCK_OF(d_tanh, d_tanh_body)
+BLOCK_OF(d_gelu, d_gelu_body)
+BLOCK_OF(d_gelu_new, d_gelu_new_body)
+BLOCK_OF(d_silu, d_silu_body)
 
 ISA_BODY void round_block_body(int level, float *restrict y, const double *restrict z) {
     (void)level;
@@ -334,16 +412,18 @@ ISA_BODY void round_block_body(int level, float *restrict y, const double *restr
 }
 ISA_CLONES(round_block, (float *y, const double *z), y, z)
 
-/* One row per function: its name and its block, NULL for RELU, which needs no rounding. */
+/* One row per function: its name and its block, NULL for RELU and its derivative, which need no rounding. */
 static const struct {
     const char *name;
     void (*block)(double *z, const float *x, uint64_t *doubts);
     float harmless; /* an argument to fill a block up with */
 } functions[CR_FUNCTIONS] = {
     {"exp", exp_block, 0},   {"log", log_block, 1},           {"tanh", tanh_block, 0}, {"gelu", gelu_block, 0},
-    {"gelu_new", gelu_new_block, 0}, {"silu", silu_block, 0}, {"relu", NULL, 0}};
+    {"gelu_new", gelu_new_block, 0}, {"silu", silu_block, 0}, {"relu", NULL, 0},
+    {"d_tanh", d_tanh_block, 0}, {"d_gelu", d_gelu_block, 0}, {"d_gelu_new", d_gelu_new_block, 0}, {"d_silu", d_silu_block, 0}, {"d_relu", NULL, 0}};
 
 const char *cr_name(CrFunction f) { return functions[f].name; }
+CrFunction cr_derivative(CrFunction f) { return (CrFunction)(CR_D_TANH + (f - CR_TANH)); }
 
 static void map_block(CrFunction f, float *y, const float *x) {
     double z[BLOCK];
@@ -357,8 +437,8 @@ static void map_block(CrFunction f, float *y, const float *x) {
 }
 
 void cr_map(CrFunction f, float *y, const float *x, size_t n) {
-    if (f == CR_RELU) {
-        for (size_t i = 0; i < n; i++) y[i] = x[i] != x[i] ? THE_NAN : x[i] < 0 ? 0 : x[i];
+    if (!functions[f].block) {
+        for (size_t i = 0; i < n; i++) y[i] = cr_one(f, x[i]);
         return;
     }
     for (; n >= BLOCK; n -= BLOCK, x += BLOCK, y += BLOCK) map_block(f, y, x);

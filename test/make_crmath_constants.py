@@ -2,7 +2,7 @@
 
 usage: python3 test/make_crmath_constants.py      prints each table as C hex floats with its largest relative error, before rounding of the evaluation
 """
-from mpmath import mp, mpf, cos, pi, exp, log, tanh, sqrt, erfc, taylor, matrix, lu_solve
+from mpmath import mp, mpf, cos, pi, exp, log, tanh, sqrt, erfc, diff, findroot, taylor, matrix, lu_solve
 
 mp.dps = 60
 
@@ -39,6 +39,19 @@ def split(name, x):
     print("%s %s %s" % (name, float(hi).hex(), float(mid).hex()))
 
 
+# The derivatives of the GELUs and of SiLU at -a have a zero at some a0: the factor that has it, divided by a0 - a.
+CUBIC, TWICE = mpf("0.044715"), 2 * sqrt(2 / pi)
+SLOPES = {
+    "d_gelu": lambda a: exp(a * a / 2) * erfc(a / sqrt(mpf(2))) / 2 - a / sqrt(2 * pi),
+    "d_gelu_new": lambda a: 1 + exp(-TWICE * (a + CUBIC * a ** 3)) - a * TWICE * (1 + 3 * CUBIC * a * a),
+    "d_silu": lambda a: 1 + exp(-a) - a,
+}
+
+
+def without_zero(slope, zero):
+    return lambda a: slope(a) / (zero - a) if abs(a - zero) > mpf(10) ** -25 else -diff(slope, zero)
+
+
 import sys
 ln2h = log(mpf(2)) / 2
 show("exp", lambda r: exp(r), -ln2h * mpf("1.0001"), ln2h * mpf("1.0001"), 9)
@@ -55,3 +68,12 @@ hi = floor(x * 2 ** 40) / mpf(2) ** 40; mid = mpf(float(x - hi)); lo = mpf(float
 print("ln2 three", float(hi).hex(), float(mid).hex(), float(lo).hex(), "log2e", float(1 / x).hex())
 split("2sqrt(2/pi)*0.044715", 2 * sqrt(2 / pi) * mpf("0.044715"))
 for k in range(2, 14): split("1/%d!" % k, 1 / mp.factorial(k))
+for name, degree in (("d_gelu", 17), ("d_gelu_new", 12), ("d_silu", 10)):
+    zero = findroot(SLOPES[name], mpf("1.28") if name == "d_silu" else mpf("0.75"))
+    factor = without_zero(SLOPES[name], zero)
+    split(name + " is 0 at minus", zero)
+    if name == "d_gelu":
+        show(name, lambda u: factor(4 * (1 + u) / (1 - u)), mpf(-1), mpf(11) / 19, degree)
+    else:
+        show(name, lambda d: factor(zero + d), mpf("-0.5"), mpf("0.5"), degree)
+split("6sqrt(2/pi)*0.044715", 3 * TWICE * CUBIC)
