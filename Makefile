@@ -56,7 +56,45 @@ $(B)/%: bench/%.c $(OBJECTS) lingua2.c mend.c
 bench: $(PROGRAMS) $(B)/forward $(B)/decode $(B)/kernel $(B)/functions
 	$(PYTHON) bench/compare.py
 
+# The programs find their models from their own place, so that what was installed may move as a whole; DESTDIR=/somewhere is where a package is put together.
+PREFIX  = /usr/local
+DESTDIR =
+BIN     = $(DESTDIR)$(PREFIX)/bin
+SHARE   = $(DESTDIR)$(PREFIX)/share
+INSTALL = install
+# Manual pages and completions are what the programs say of themselves.
+PAGES   = $(foreach p,$(PROGRAMS),$(B)/$(p).1 $(B)/$(p).bash $(B)/_$(p) $(B)/$(p).fish)
+$(B)/%.1: %
+	./$< help --man >$@
+$(B)/%.bash: %
+	./$< help --completion bash >$@
+$(B)/_%: %
+	./$< help --completion zsh >$@
+$(B)/%.fish: %
+	./$< help --completion fish >$@
+
+install: $(PROGRAMS) $(PAGES)
+	$(INSTALL) -d $(BIN) $(SHARE)/lingua2/models $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(INSTALL) $(PROGRAMS) $(BIN)
+	$(INSTALL) -m 644 $(wildcard models/*.safetensors) models/README.md models/cl100k_base.LICENSE $(SHARE)/lingua2/models
+	$(INSTALL) -m 644 $(PROGRAMS:%=$(B)/%.1) $(SHARE)/man/man1
+	$(INSTALL) -m 644 $(PROGRAMS:%=$(B)/%.fish) $(SHARE)/fish/vendor_completions.d
+	$(INSTALL) -m 644 $(PROGRAMS:%=$(B)/_%) $(SHARE)/zsh/site-functions
+	for p in $(PROGRAMS); do $(INSTALL) -m 644 $(B)/$$p.bash $(SHARE)/bash-completion/completions/$$p || exit 1; done
+
+uninstall:
+	rm -f $(PROGRAMS:%=$(BIN)/%) $(PROGRAMS:%=$(SHARE)/man/man1/%.1) $(PROGRAMS:%=$(SHARE)/bash-completion/completions/%)
+	rm -f $(PROGRAMS:%=$(SHARE)/zsh/site-functions/_%) $(PROGRAMS:%=$(SHARE)/fish/vendor_completions.d/%.fish)
+	rm -rf $(SHARE)/lingua2
+
+# Programs that need nothing of the system they run on, not even a libc: musl is inside. It has no OpenMP, so one thread.
+# To install them: make install with the same variables.
+static:
+	rm -f $(PROGRAMS)
+	$(MAKE) CC=musl-gcc OPENMP= LDFLAGS=-static B=build/static all
+
 clean:
 	rm -rf $(B) $(PROGRAMS)
 
-.PHONY: all demo test bench clean
+.DELETE_ON_ERROR:
+.PHONY: all demo test bench install uninstall static clean

@@ -129,8 +129,7 @@ static bool take_value(const CliOption *o, const char *shown, const char *text, 
 
 /* ---- parsing ---- */
 
-/* The long name, and the short letter or 0. */
-static const char *long_name(const CliOption *o, char *letter) {
+const char *cli_long_name(const CliOption *o, char *letter) {
     const bool has_short = o->name[0] == '-';
     *letter = has_short ? o->name[1] : 0;
     return has_short ? o->name + 4 : o->name;
@@ -143,7 +142,7 @@ static const CliOption *find_option(const CliOption *option, size_t n, const cha
     *value = equals ? equals + 1 : NULL;
     for (size_t i = 0; i < n; i++) {
         char letter;
-        const char *name = long_name(&option[i], &letter);
+        const char *name = cli_long_name(&option[i], &letter);
         if (arg[1] == '-' && strlen(name) == len - 2 && memcmp(name, arg + 2, len - 2) == 0) return &option[i];
         if (len == 2 && arg[1] != '-' && arg[1] == letter && letter) return &option[i];
     }
@@ -156,7 +155,7 @@ static bool take_option(const CliOption *option, size_t n, int argc, char **argv
     const CliOption *o = find_option(option, n, argv[*i], &value);
     if (!o) return fail(err, BAD_USAGE, "there is no option %.100s; --help lists them", argv[*i]);
     char letter, shown[64] = "--";
-    strncat(shown, long_name(o, &letter), sizeof shown - 3);
+    strncat(shown, cli_long_name(o, &letter), sizeof shown - 3);
     const bool flag = o->kind == CLI_FLAG || o->kind == CLI_NO_FLAG, repeatable = flag || o->kind == CLI_TEXTS || o->kind == CLI_WHOLES;
     if (!repeatable && seen[o - option]) return fail(err, BAD_USAGE, "%s is given twice", shown);
     seen[o - option] = true;
@@ -182,7 +181,7 @@ bool cli_parse(const CliOption *option, size_t n, int argc, char **argv, Texts *
 void cli_help(const CliOption *option, size_t n, Bytes *out) {
     for (size_t i = 0; i < n; i++) {
         char letter;
-        const char *name = long_name(&option[i], &letter);
+        const char *name = cli_long_name(&option[i], &letter);
         Bytes left = {0};
         if (letter) bytes_printf(&left, "-%c, ", letter);
         bytes_printf(&left, "--%s%s%s", name, option[i].value ? " " : "", option[i].value ? option[i].value : "");

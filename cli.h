@@ -45,6 +45,9 @@ typedef struct {
  * Errors: BAD_USAGE. */
 bool cli_parse(const CliOption *option, size_t n, int argc, char **argv, Texts *operands, bool *help, Error *err);
 
+/* An option's name without dashes, and its short letter or 0. */
+const char *cli_long_name(const CliOption *o, char *letter);
+
 /* Append the options' help, one a line. */
 void cli_help(const CliOption *option, size_t n, Bytes *out);
 

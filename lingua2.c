@@ -1342,6 +1342,17 @@ static const Command commands[] = {
     {"info", command_info, "what a model file holds"},
 };
 
+static const Program program = {
+    {"lingua2", "make prompts shorter, keeping what matters",
+     "lingua2 is LLMLingua-2: a small encoder looks at a text once and says of each word how much it is worth keeping; the words worth most stay, in their order. Nothing is reworded.\n"
+     "A model is one file made by export.py; an English one and the counting vocabulary cl100k_base come with the program, in models/ beside it or in the share/lingua2/models of its install prefix.\n"
+     "Results go to standard output, everything else to standard error. They do not depend on the number of threads, the compiler or the processor.",
+     "Half of a text:\nlingua2 compress --compat --rate 0.5 notes.txt\n"
+     "From a pipe, to a count of tokens:\ncat notes.txt | lingua2 compress --compat --target-token 200 -\n"
+     "One request a line, one result a line:\nlingua2 compress --compat --jsonl <requests.jsonl\n",
+     "mend(1)"},
+    commands, sizeof commands / sizeof *commands};
+
 #ifndef TESTING
-int main(int argc, char **argv) { return program_main("lingua2", commands, sizeof commands / sizeof *commands, argc, argv); }
+int main(int argc, char **argv) { return program_main(&program, argc, argv); }
 #endif

@@ -1030,5 +1030,16 @@ static const Command commands[] = {
     {"info", command_info, "what a file holds"},
 };
 
-int main(int argc, char **argv) { return program_main("mend", commands, sizeof commands / sizeof *commands, argc, argv); }
+static const Program program = {
+    {"mend", "turn demonstrations into a few vectors that a language model reads in their place",
+     "mend is MEND: a small model, the distiller, reads demonstrations once and writes vectors; a frozen GPT-2 or T5 that reads these before a query answers much as if it had read the demonstrations.\n"
+     "Models are files made by export.py. Demonstrations and queries are JSON lines: {\"input\": \"...\", \"output\": \"...\", \"options\": [\"...\", \"...\"]}.\n"
+     "Results go to standard output, everything else to standard error. They do not depend on the number of threads, the compiler or the processor.",
+     "Demonstrations to vectors, once:\nmend distill -m distiller.safetensors -d demos.jsonl -o vectors.safetensors\n"
+     "Which option the language model takes, for each query:\nmend score -l gpt2-large.safetensors -v vectors.safetensors --json queries.jsonl\n"
+     "The same with the demonstrations themselves:\nmend score -l gpt2-large.safetensors -d demos.jsonl queries.jsonl\n",
+     "lingua2(1)"},
+    commands, sizeof commands / sizeof *commands};
+
+int main(int argc, char **argv) { return program_main(&program, argc, argv); }
 #endif

@@ -61,14 +61,18 @@ bool parse_ids(const Bytes *text, uint32_t **id, size_t *n, Error *err) {
 #endif
 
 void models_path(const Common *c, const char *name, Bytes *path) {
+    static const char *const beside[] = {"models", "../share/lingua2/models"}; /* of the program in its source tree; of the program in PREFIX/bin */
     char self[4096];
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (len < 0) len = snprintf(self, sizeof self, "%s", c->program);
+    if (len < 0) len = snprintf(self, sizeof self, "%s", c->called);
     if (len >= (ssize_t)sizeof self) len = 0;
     self[len] = 0;
-    char *slash = strrchr(self, '/');
-    bytes_printf(path, "%.*s/models/%s", slash ? (int)(slash - self) : 1, slash ? self : ".", name);
-    if (access(path->at, R_OK) == 0) return;
+    const char *slash = strrchr(self, '/');
+    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++) {
+        path->len = 0;
+        bytes_printf(path, "%.*s/%s/%s", slash ? (int)(slash - self) : 1, slash ? self : ".", beside[i], name);
+        if (access(path->at, R_OK) == 0) return;
+    }
     path->len = 0;
     bytes_printf(path, "%s/models/%s", SHARE, name);
 }
@@ -154,6 +158,15 @@ bool config_activation(const Json *config, const char *key, const char *path, Cr
 
 /* ---- commands ---- */
 
+/* What a command takes, to be written down instead of run. */
+static void fill_page(Page *page, const char *usage, const CliOption *option, size_t own, size_t n) {
+    bytes_text(&page->usage, usage);
+    page->own = own;
+    page->n = n;
+    page->option = mem_new(n, sizeof *option);
+    memcpy(page->option, option, n * sizeof *option);
+}
+
 bool command_start(Common *c, const char *usage, const CliOption *own, size_t n, int argc, char **argv, bool *done) {
     const CliOption common[] = {
         {"json", NULL, CLI_FLAG, &c->json, 0, 0, "print JSON"},
@@ -165,6 +178,7 @@ bool command_start(Common *c, const char *usage, const CliOption *own, size_t n,
     CliOption all[MAX_OWN_OPTIONS + COMMON];
     for (size_t i = 0; i < n; i++) all[i] = own[i];
     for (size_t i = 0; i < COMMON; i++) all[n + i] = common[i];
+    if (c->page) return fill_page(c->page, usage, all, n, n + COMMON), *done = true;
     bool help = false;
     if (!cli_parse(all, n + COMMON, argc, argv, &c->file, &help, c->err)) return false;
     *done = help;
@@ -181,33 +195,106 @@ bool command_start(Common *c, const char *usage, const CliOption *own, size_t n,
     return tensor_start(reference ? MATH_REFERENCE : MATH_FAST, (int)c->threads, c->err);
 }
 
-static void put_names(const Command *command, size_t n, Bytes *out) {
-    for (size_t i = 0; i < n; i++) bytes_printf(out, "%s%s", i == 0 ? "" : i + 1 == n ? " and " : ", ", command[i].name);
+static void common_free(Common *c) {
+    texts_free(&c->file);
+    bytes_free(&c->model);
+    bytes_free(&c->math);
 }
 
-static bool run_command(const char *name, const Command *command, size_t n, Common *c, int argc, char **argv, Bytes *text) {
-    bytes_printf(text, "usage: %s COMMAND [options]      %s COMMAND --help tells each one's options\n\n", name, name);
-    for (size_t i = 0; i < n; i++) bytes_printf(text, "  %-10s %s\n", command[i].name, command[i].help);
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) return print_out(text, c->err);
-    for (size_t i = 0; argc > 1 && i < n; i++)
-        if (strcmp(argv[1], command[i].name) == 0) return command[i].run(c, argc - 1, argv + 1);
-    text->len = 0;
-    put_names(command, n, text);
-    if (argc < 2) return fail(c->err, BAD_USAGE, "which command? %s exist; --help tells more", text->at);
-    return fail(c->err, BAD_USAGE, "there is no command '%.50s': %s exist", argv[1], text->at);
+static bool command_help(Common *c, int argc, char **argv);
+
+/* Command i; the last is `help`, which every program has. */
+static Command command_at(const Program *p, size_t i) {
+    return i < p->commands ? p->command[i] : (Command){"help", command_help, "what a command takes; the manual page; completion for a shell"};
 }
 
-int program_main(const char *name, const Command *command, size_t n, int argc, char **argv) {
+static void put_names(const Program *p, Bytes *out) {
+    for (size_t i = 0; i <= p->commands; i++) bytes_printf(out, "%s%s", i == 0 ? "" : i == p->commands ? " and " : ", ", command_at(p, i).name);
+}
+
+static bool find_command(const Program *p, const char *name, Command *command, Error *err) {
+    for (size_t i = 0; i <= p->commands; i++)
+        if (*command = command_at(p, i), strcmp(name, command->name) == 0) return true;
+    Bytes names = {0};
+    put_names(p, &names);
+    fail(err, BAD_USAGE, "there is no command '%.50s': %s exist", name, names.at);
+    bytes_free(&names);
+    return false;
+}
+
+static bool print_commands(const Common *c) {
+    const char *name = c->program->about.name;
+    Bytes out = {0};
+    bytes_printf(&out, "usage: %s COMMAND [options]      %s COMMAND --help tells each one's options\n\n", name, name);
+    for (size_t i = 0; i <= c->program->commands; i++) bytes_printf(&out, "  %-10s %s\n", command_at(c->program, i).name, command_at(c->program, i).help);
+    const bool ok = print_out(&out, c->err);
+    bytes_free(&out);
+    return ok;
+}
+
+/* The manual page (shell NULL) or the completion of a shell, from what each command says of itself. */
+static bool print_manual(const Common *c, const char *shell) {
+    static const struct { const char *name; void (*put)(const About *, const Page *, size_t, Bytes *); } known[] = {{"bash", completion_bash}, {"zsh", completion_zsh}, {"fish", completion_fish}};
+    void (*put)(const About *, const Page *, size_t, Bytes *) = shell ? NULL : manual_page;
+    for (size_t i = 0; shell && i < sizeof known / sizeof *known; i++)
+        if (strcmp(shell, known[i].name) == 0) put = known[i].put;
+    if (!put) return fail(c->err, BAD_USAGE, "--completion is bash, zsh or fish, not '%.50s'", shell);
+    const size_t n = c->program->commands + 1;
+    Page *page = mem_new(n, sizeof *page);
+    Bytes out = {0};
+    bool ok = true;
+    for (size_t i = 0; ok && i < n; i++) {
+        const Command command = command_at(c->program, i);
+        Common asked = {.called = c->called, .program = c->program, .err = c->err, .page = &page[i]};
+        char *no_arguments[] = {NULL};
+        page[i] = (Page){.name = command.name, .help = command.help};
+        ok = command.run(&asked, 0, no_arguments);
+        common_free(&asked);
+    }
+    if (ok) put(&c->program->about, page, n, &out);
+    ok = ok && print_out(&out, c->err);
+    bytes_free(&out);
+    pages_free(page, n);
+    free(page);
+    return ok;
+}
+
+static bool command_help(Common *c, int argc, char **argv) {
+    Bytes shell = {0}, usage = {0};
+    bool man = false, done = false;
+    const CliOption own[] = {{"man", NULL, CLI_FLAG, &man, 0, 0, "the manual page, for man -l"},
+                             {"completion", "bash|zsh|fish", CLI_TEXT, &shell, 0, 0, "completion of commands, options and values for this shell"}};
+    Command command;
+    bytes_printf(&usage, "usage: %s help [COMMAND | --man | --completion bash|zsh|fish]\nAll of it comes from the tables that read the command line.", c->program->about.name);
+    bool ok = command_start(c, usage.at, own, 2, argc, argv, &done);
+    if (ok && !done && c->file.n + man + (shell.at != NULL) > 1) ok = fail(c->err, BAD_USAGE, "help takes a command, --man or --completion");
+    if (ok && !done && c->file.n) {
+        char *asking[] = {c->file.at[0].at, (char[]){"--help"}, NULL};
+        ok = find_command(c->program, asking[0], &command, c->err) && command.run(c, 2, asking);
+    } else if (ok && !done) ok = man || shell.at ? print_manual(c, shell.at) : print_commands(c);
+    bytes_free(&shell);
+    bytes_free(&usage);
+    return ok;
+}
+
+static bool run_command(Common *c, int argc, char **argv) {
+    Command command;
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) return print_commands(c);
+    if (argc > 1) return find_command(c->program, argv[1], &command, c->err) && command.run(c, argc - 1, argv + 1);
+    Bytes names = {0};
+    put_names(c->program, &names);
+    fail(c->err, BAD_USAGE, "which command? %s exist; --help tells more", names.at);
+    bytes_free(&names);
+    return false;
+}
+
+int program_main(const Program *program, int argc, char **argv) {
     Error err = {0};
-    Common c = {.program = argv[0], .err = &err};
-    Bytes text = {0};
+    Common c = {.called = argv[0], .program = program, .err = &err};
     signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of writing, with a message and exit code 4 */
-    const bool ok = run_command(name, command, n, &c, argc, argv, &text);
-    bytes_free(&text);
-    texts_free(&c.file);
-    bytes_free(&c.model);
-    bytes_free(&c.math);
+    const bool ok = run_command(&c, argc, argv);
+    common_free(&c);
     if (ok) return DONE;
-    fprintf(stderr, "%s: %s\n", name, err.text);
+    fprintf(stderr, "%s: %s\n", program->about.name, err.text);
     return err.code;
 }

@@ -6,14 +6,19 @@
 #include "cli.h"
 #include "crmath.h"
 #include "json.h"
+#include "manual.h"
 #include "tokenizer.h"
 #include "weights.h"
 
 #include <stdio.h>
 #include <time.h>
 
+typedef struct Program Program;
+
 typedef struct {
-    const char *program; /* argv[0] */
+    const char *called; /* argv[0] */
+    const Program *program;
+    Page *page; /* set: the command is only to tell what it takes */
     Bytes model, math;
     double threads;
     bool quiet, json;
@@ -27,10 +32,17 @@ typedef struct {
     const char *help;
 } Command;
 
-/* Find the command argv[1] names and run it; the exit code. */
-int program_main(const char *name, const Command *command, size_t n, int argc, char **argv);
+struct Program {
+    About about;
+    const Command *command;
+    size_t commands;
+};
 
-/* Parse a command's own options (at most MAX_OWN_OPTIONS) and the common ones, and start the arithmetic; prints the help if asked (*done). */
+/* Find the command argv[1] names, or `help`, and run it; the exit code. */
+int program_main(const Program *program, int argc, char **argv);
+
+/* Parse a command's own options (at most MAX_OWN_OPTIONS) and the common ones, and start the arithmetic; prints the help if asked (*done).
+ * usage: "usage: " and a line, then what the command does; the texts of the tables live as long as the program. */
 enum { MAX_OWN_OPTIONS = 32 };
 bool command_start(Common *c, const char *usage, const CliOption *own, size_t n, int argc, char **argv, bool *done);
 
@@ -45,7 +57,7 @@ bool next_line(FILE *f, Bytes *line);
 /* "1,2,3" to *id [*n], to be freed. Errors: BAD_USAGE. */
 bool parse_ids(const Bytes *text, uint32_t **id, size_t *n, Error *err);
 
-/* Append the path of a file of models/: beside the program, else in the install prefix. */
+/* The path of a file of models/: beside the program, else in the prefix it is installed in, else in the one it was built for. */
 void models_path(const Common *c, const char *name, Bytes *path);
 bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *err);
 /* Print what a model file holds. */
