@@ -36,8 +36,8 @@ $(B)/%.o: %.c $(wildcard *.h) Makefile | $(B)
 	$(CC) $(FLAGS) -c $< -o $@
 
 # A test includes the program it tests (compiled with TESTING, so without its main) and links the rest of it, or links the parts alone.
-$(B)/test_%: test/test_%.c $(wildcard test/*.h) $(OWN) $(OBJECTS) $(PROGRAMS:%=%.c)
-	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $(filter-out $(PROGRAMS:%=%.c),$(filter %.c %.o,$^)) -o $@ -lm
+$(B)/test_%: test/test_%.c $(wildcard *.c test/*.h) $(OWN) $(OBJECTS)
+	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $< $(filter %.o,$^) -o $@ -lm
 
 $(B):
 	mkdir -p $(B)

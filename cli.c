@@ -14,6 +14,8 @@ void bytes_set(Bytes *b, const char *text, size_t len) {
     bytes_add(b, text, len);
 }
 
+bool bytes_are(const Bytes *b, const char *text, size_t len) { return b->len == len && (len == 0 || memcmp(b->at, text, len) == 0); }
+
 void texts_add(Texts *t, const char *text, size_t len) {
     if (t->n == t->cap) t->at = mem_resize(t->at, t->cap = t->cap ? t->cap * 2 : 4, sizeof *t->at);
     t->at[t->n] = (Bytes){0};
@@ -27,7 +29,7 @@ void texts_copy(Texts *to, const Texts *from) {
 
 bool texts_hold(const Texts *t, const char *text, size_t len) {
     for (size_t i = 0; i < t->n; i++)
-        if (t->at[i].len == len && (len == 0 || memcmp(t->at[i].at, text, len) == 0)) return true;
+        if (bytes_are(&t->at[i], text, len)) return true;
     return false;
 }
 

@@ -18,8 +18,9 @@ void texts_copy(Texts *to, const Texts *from); /* what was in `to` is freed */
 bool texts_hold(const Texts *t, const char *text, size_t len);
 void texts_free(Texts *t);
 
-/* Replace what b holds. */
+/* Replace what b holds. Does it hold exactly this? */
 void bytes_set(Bytes *b, const char *text, size_t len);
+bool bytes_are(const Bytes *b, const char *text, size_t len);
 
 typedef enum {
     CLI_FLAG,    /* bool: set to true */

@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 
 #include "../lingua2.c"
+#include "../lingua2_cli.c"
+#include "../lingua2_compat.c"
 
 enum { BATCH = 50, SECONDS = 5 };
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
@@ -235,7 +237,7 @@ static void use_model(Model *m) {
         r.use_context_level_filter = variant == 1;
         r.return_word_label = variant != 0;
         r.rate = variant == 2 ? 1 : 0.6;
-        if (compress(m, counter, &r, &result, &err)) {
+        if (compress_compat(m, counter, &r, &result, &err)) {
             put_result(&result, &out);
             result_free(&result);
         }

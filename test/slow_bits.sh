@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.."
 ROOT=$PWD OUT=build/bits
 NUMERIC="-std=c11 -ffp-contract=off -fno-fast-math -fno-trapping-math -fno-math-errno -D_XOPEN_SOURCE=700"
-SOURCES=$(ls ./*.c | grep -v -e /lingua2.c -e /mend.c)
+SOURCES=$(ls ./*.c | grep -v -e /lingua2 -e /mend)
 only=${*:-all}
 passed=0 failed=0 skipped=0
 
@@ -22,7 +22,7 @@ compile() {
         $cc $flags -c "$c" -o "$dir/$(basename "$c" .c).o" || return
         objects="$objects $dir/$(basename "$c" .c).o"
     done
-    $cc $flags lingua2.c $objects -o "$dir/lingua2" -lm && $cc $flags test/test_bits.c $objects -o "$dir/test_bits" -lm
+    $cc $flags lingua2*.c $objects -o "$dir/lingua2" -lm && $cc $flags test/test_bits.c $objects -o "$dir/test_bits" -lm
 }
 
 # observe NAME EMULATOR: all that one build says, in one file. The program runs on one and on three threads; an emulator on one alone.
