@@ -269,6 +269,10 @@ static const Command commands[] = {
     {"compress", command_compress, "shorten a text, keeping what matters"},
     {"classify", command_classify, "the probability of being kept, piece by piece"},
     {"tokenize", command_tokenize, "ids, pieces and byte offsets of a text"},
+    {"chunk", command_chunk, "texts to requests for a language model that shortens them"},
+    {"collect", command_collect, "its answers to pairs of original and compression"},
+    {"annotate", command_annotate, "pairs to words with labels"},
+    {"filter", command_filter, "annotated lines without the worst"},
     {"info", command_info, "what a model file holds"},
 };
 

@@ -114,14 +114,32 @@ void result_free(Result *r);
 void add_new_tokens(Model *m);
 /* compress_prompt_llmlingua2; counter: cl100k_base. Errors: BAD_INPUT wherever the package raises, before or after work was done. */
 bool compress_compat(const Model *m, const Tokenizer *counter, const Request *r, Result *out, Error *err);
+/* np.percentile(value, q), method "linear", of n values in float32 (single) or float64; sorts value. In float32 each step is rounded. */
+double percentile(double *value, size_t n, int q, bool single);
 /* The string of piece i as the reference's tokenize() gives it. */
 Slice piece_string(const Tokenizer *t, const Bytes *text, const Pieces *p, size_t i);
 
-/* ==== commands (lingua2_cli.c) ==== */
+/* ==== data distillation (lingua2_distill.c), the lemmas of English words (lingua2_lemma.c) ==== */
+
+/* Parse each line of JSON lines files (none: standard input; blank lines mean nothing) and give it to `take`, which uses it or fills the Error. A line
+ * that cannot be used ends it; with go_on it is reported on standard error and the rest goes on, unless the failure is another than BAD_INPUT.
+ * Errors: BAD_INPUT if any line could not be used, naming file and line. */
+typedef bool (*TakeLine)(void *to, const Json *line, const Bytes *text, Error *err);
+bool each_line(const Texts *file, bool go_on, TakeLine take, void *to, Error *err);
+/* The string under a key. Errors: BAD_INPUT. */
+bool need_text(const Json *line, const char *key, Slice *out, Error *err);
+/* Replace an English word in lower case by its lemma; words of other letters stay. */
+void lemma_english(Bytes *word);
+
+/* ==== commands (lingua2_cli.c, lingua2_distill.c) ==== */
 
 bool command_compress(Common *c, int argc, char **argv);
 bool command_classify(Common *c, int argc, char **argv);
 bool command_tokenize(Common *c, int argc, char **argv);
+bool command_chunk(Common *c, int argc, char **argv);
+bool command_collect(Common *c, int argc, char **argv);
+bool command_annotate(Common *c, int argc, char **argv);
+bool command_filter(Common *c, int argc, char **argv);
 bool command_info(Common *c, int argc, char **argv);
 
 #endif

@@ -213,8 +213,7 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* np.percentile(value, q), method "linear", of n values in type float32 (single) or float64; sorts value. In float32 each step is rounded. */
-static double percentile(double *value, size_t n, int q, bool single) {
+double percentile(double *value, size_t n, int q, bool single) {
     qsort(value, n, sizeof *value, by_value);
     const double index = (double)(n - 1) * ((double)q / 100.0), low = floor(index), t = index - low;
     if (index >= (double)(n - 1)) return value[n - 1];

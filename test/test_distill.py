@@ -190,7 +190,27 @@ def bad_lines():
     check(run(["filter", "-q"], jsonl(rows))[2] == "", "-q")
 
 
+def document():
+    """The commands of docs/DISTILL.md as they stand there, with a language model that keeps the words of more than three letters."""
+    lines = open(os.path.join(ROOT, "docs", "DISTILL.md"), encoding="utf-8").read().splitlines()
+    commands = [line.strip() for line in lines if line.startswith("    ./lingua2 ")]
+    with tempfile.TemporaryDirectory() as folder:
+        os.symlink(PROGRAM, os.path.join(folder, "lingua2"))
+        for name, texts in (("talk.txt", pairs()[:20]), ("news.txt", pairs()[100:120])):
+            open(os.path.join(folder, name), "w", encoding="utf-8").write("\n\n".join(origin for origin, _ in texts))
+        for command in commands:
+            done = subprocess.run(["sh", "-c", command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            check(done.returncode == 0, "%s: exit %d: %s" % (command, done.returncode, done.stderr.decode()))
+            if " chunk " in command:
+                requests = parsed(open(os.path.join(folder, "requests.jsonl"), encoding="utf-8").read())
+                kept = [" ".join(w for w in r["body"]["messages"][1]["content"].split() if len(w) > 3) for r in requests]
+                open(os.path.join(folder, "answers.jsonl"), "w", encoding="utf-8").write(jsonl(answer(r["custom_id"], k) for r, k in zip(requests, kept)))
+        labels = parsed(open(os.path.join(folder, "labels.jsonl"), encoding="utf-8").read())
+        check(len(commands) >= 4 and len(labels) >= 5 and all(set(row) >= {"id", "words", "spans", "labels"} for row in labels), "%d commands, %d labelled chunks" % (len(commands), len(labels)))
+
+
 golden()
+document()
 own_words()
 lemmas()
 chunks()
