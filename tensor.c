@@ -458,21 +458,33 @@ static Attention join_past(const Attention *h, float *room) {
     return j;
 }
 
-void attention_plain(const Attention *all, size_t n) {
-    for (; n > 0; all++, n--) {
-        float *room = mem_new(all->Tk, 2 * all->D * sizeof *room), *p = mem_new(all->Tk, sizeof *p); /* s_i, then p_i */
-        const Attention joined = join_past(all, room), *head = &joined;
-        for (size_t i = 0; i < head->Tq; i++) {
-            const size_t keys = keys_of(head, i);
-            for (size_t j = 0; j < keys; j++) {
-                const double s = dot_plain(head->q + i * head->ldq, 1, head->k + j * head->ldk, 1, head->D) * head->scale;
-                p[j] = (float)(head->bias ? s + (double)head->bias[(ptrdiff_t)i * head->ldbias + (ptrdiff_t)j] : s);
-            }
-            softmax_plain(p, p, keys);
-            for (size_t d = 0; d < head->D; d++)
-                head->ctx[i * head->ldc + d] = (float)dot_plain(p, 1, head->v + d, head->ldv, keys);
+void attention_scores_plain(const Attention *h, float *s) {
+    float *room = mem_new(h->Tk, 2 * h->D * sizeof *room);
+    const Attention a = join_past(h, room);
+    for (size_t i = 0; i < a.Tq; i++)
+        for (size_t j = 0; j < a.Tk; j++) {
+            s[i * a.Tk + j] = -(float)INFINITY;
+            if (j >= keys_of(&a, i)) continue;
+            const double dot = dot_plain(a.q + i * a.ldq, 1, a.k + j * a.ldk, 1, a.D) * a.scale;
+            s[i * a.Tk + j] = (float)(a.bias ? dot + (double)a.bias[(ptrdiff_t)i * a.ldbias + (ptrdiff_t)j] : dot);
         }
-        free(room);
+    free(room);
+}
+
+void attention_context_plain(const Attention *h, const float *p) {
+    float *room = mem_new(h->Tk, 2 * h->D * sizeof *room);
+    const Attention a = join_past(h, room);
+    for (size_t i = 0; i < a.Tq; i++)
+        for (size_t d = 0; d < a.D; d++) a.ctx[i * a.ldc + d] = (float)dot_plain(p + i * a.Tk, 1, a.v + d, a.ldv, keys_of(&a, i));
+    free(room);
+}
+
+void attention_plain(const Attention *head, size_t n) {
+    for (; n > 0; head++, n--) {
+        float *p = mem_new(head->Tq, head->Tk * sizeof *p); /* s, then p */
+        attention_scores_plain(head, p);
+        for (size_t i = 0; i < head->Tq; i++) softmax_plain(p + i * head->Tk, p + i * head->Tk, keys_of(head, i));
+        attention_context_plain(head, p);
         free(p);
     }
 }

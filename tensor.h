@@ -17,6 +17,8 @@
 #include "base.h"
 #include "crmath.h"
 
+#define CONTRACT "1" /* the version of all that is defined here; one changed bit would be another */
+
 typedef enum { MATH_FAST, MATH_REFERENCE } Math;
 
 /* Once, before any op: prove by small computations that this process rounds to nearest, keeps subnormals (no FTZ, no DAZ),
@@ -64,6 +66,9 @@ typedef struct {
 /* n independent heads, shared out over the threads. */
 void attention(const Attention *head, size_t n);
 void attention_plain(const Attention *head, size_t n);
+/* Its two halves for one head, between which p_i = softmax(s_i): s [Tq,Tk] (-infinity where not attended to), and ctx from p [Tq,Tk]. */
+void attention_scores_plain(const Attention *head, float *s);
+void attention_context_plain(const Attention *head, const float *p);
 
 /* y = RN32(x + z), n elements; y may be x or z. */
 void residual(float *y, const float *x, const float *z, size_t n);

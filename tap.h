@@ -1,0 +1,33 @@
+/* tap.h - names for what a forward pass computes on its way.
+ *
+ * Right of each op stands the name of its result, by the module's path in the checkpoint: TAP(y, N, C, "h.%zu.ln_1", l). While nobody listens that is
+ * one test of a pointer. A listener (trace.h) sees every result in the order of execution, and may put another in its place: the ops
+ * behind it then go on from that.
+ */
+#ifndef TAP_H
+#define TAP_H
+
+#include "base.h"
+#include "tensor.h"
+
+typedef struct Taps {
+    /* A result that is ready: its name, its numbers, its shape. */
+    void (*hear)(struct Taps *t, const char *name, float *x, const size_t *shape, size_t dims);
+    bool replaces;     /* hear may change x: attention is then computed in steps, so that each goes on from the one before */
+    const char *scope; /* put before every name; NULL: nothing */
+} Taps;
+
+/* Who listens, or NULL. Not for use while other threads compute. */
+extern Taps *taps;
+
+#define TAP(...) (taps ? tap(__VA_ARGS__) : (void)0)
+#define TAP_ATTENTION(...) (taps ? tap_attention(__VA_ARGS__) : (void)0)
+
+/* x [rows, cols]; the name as printf makes it. */
+void tap(float *x, size_t rows, size_t cols, const char *format, ...) PRINTF_LIKE(4, 5);
+
+/* After attention(head, n), n heads of equal sizes: NAME.scores and NAME.probs [n,Tq,Tk], by their definitions. Positions not attended to
+ * hold -infinity and +0. */
+void tap_attention(const Attention *head, size_t n, const char *format, ...) PRINTF_LIKE(3, 4);
+
+#endif
