@@ -13,6 +13,8 @@
  * Left out on purpose: beam search, GPUs, quantised weights.
  */
 #include "mend.h"
+#include "compare.h"
+#include "tap.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -255,8 +257,8 @@ typedef struct {
     size_t head_bias;
 } Heads;
 
-/* ctx = softmax(scale q k^T + bias) v for every head of every sequence, the past of layer l before it (or NULL). */
-static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l) {
+/* ctx = softmax(scale q k^T + bias) v for every head of every sequence, the past of layer l before it (or NULL). name: the layer's, for its taps. */
+static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l, const char *name) {
     const size_t D = m->D, E = m->size[LETTER_E], Tp = past ? past->n : 0;
     Attention *head = mem_new(b->B * m->H, sizeof *head);
     for (size_t s = 0; s < b->B; s++)
@@ -270,6 +272,7 @@ static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *
             if (Tp) a->past_k = past->k + l * past->room * E + i * D, a->past_v = past->v + l * past->room * E + i * D;
         }
     attention(head, b->B * m->H);
+    TAP_ATTENTION(head, b->B * m->H, name, l);
     free(head);
 }
 
@@ -283,6 +286,7 @@ static void attend_cross(const Model *m, const Batch *b, const float *q, float *
                               .ldk = E, .ldv = E, .ldc = E, .scale = 1};
     }
     attention(head, m->H);
+    TAP_ATTENTION(head, m->H, "decoder.block.%zu.layer.1.EncDecAttention", l);
     free(head);
 }
 
@@ -301,23 +305,25 @@ void gpt2_forward(const Model *m, const Batch *b, Cache *past, bool keep, const 
     const Heads heads = {.q = qkv, .k = qkv + C, .v = qkv + 2 * C, .ldq = 3 * C, .ldk = 3 * C, .ctx = ctx, .scale = 1 / sqrt((double)m->D), .causal = true,
                          .bias = mask, .ldbias = (ptrdiff_t)N};
     if (keep) cache_grow(past, N);
+    TAP(x, N, C, "wte");
     for (size_t s = 0; s < b->B; s++)
         for (size_t n = b->start[s]; n < b->start[s + 1]; n++) embedding_sum(x + n * C, x + n * C, m->wpe + (past->n + n - b->start[s]) * C, NULL, C);
+    TAP(x, N, C, "embeddings");
     for (size_t l = 0; l < m->L; l++) {
         const Gpt2Layer *w = &m->gpt2[l];
-        layernorm(y, x, w->ln1_g, w->ln1_b, m->eps, N, C);
-        linear(qkv, y, w->qkv_w, w->qkv_b, N, C, 3 * C);
+        layernorm(y, x, w->ln1_g, w->ln1_b, m->eps, N, C);            TAP(y, N, C, "h.%zu.ln_1", l);
+        linear(qkv, y, w->qkv_w, w->qkv_b, N, C, 3 * C);              TAP(qkv, N, 3 * C, "h.%zu.attn.c_attn", l);
         if (keep) cache_put(past, l, heads.k, heads.ldk, heads.v, heads.ldk, N);
-        attend(m, b, &heads, past, l);
-        linear(y, ctx, w->o_w, w->o_b, N, C, C);
-        residual(x, y, x, N * C);
-        layernorm(y, x, w->ln2_g, w->ln2_b, m->eps, N, C);
-        linear(h, y, w->up_w, w->up_b, N, C, F);
-        activation(m->act, h, h, N * F);
-        linear(y, h, w->down_w, w->down_b, N, F, C);
-        residual(x, y, x, N * C);
+        attend(m, b, &heads, past, l, "h.%zu.attn");                  TAP(ctx, N, C, "h.%zu.attn.ctx", l);
+        linear(y, ctx, w->o_w, w->o_b, N, C, C);                      TAP(y, N, C, "h.%zu.attn.c_proj", l);
+        residual(x, y, x, N * C);                                     TAP(x, N, C, "h.%zu.resid_mid", l);
+        layernorm(y, x, w->ln2_g, w->ln2_b, m->eps, N, C);            TAP(y, N, C, "h.%zu.ln_2", l);
+        linear(h, y, w->up_w, w->up_b, N, C, F);                      TAP(h, N, F, "h.%zu.mlp.c_fc", l);
+        activation(m->act, h, h, N * F);                              TAP(h, N, F, "h.%zu.mlp.act", l);
+        linear(y, h, w->down_w, w->down_b, N, F, C);                  TAP(y, N, C, "h.%zu.mlp.c_proj", l);
+        residual(x, y, x, N * C);                                     TAP(x, N, C, "h.%zu.resid_out", l);
     }
-    layernorm(x, x, m->ln_g, m->ln_b, m->eps, N, C);
+    layernorm(x, x, m->ln_g, m->ln_b, m->eps, N, C);                  TAP(x, N, C, "ln_f");
     if (keep) past->n += N;
     free(y), free(qkv), free(ctx), free(h);
 }
@@ -341,12 +347,12 @@ size_t position_bucket(const Model *m, ptrdiff_t d, bool decoder) {
     return first + (bucket < buckets ? bucket : buckets - 1);
 }
 
-/* bias [H][2*reach]: for each head the bias at distance d is element d + reach - 1, |d| < reach. */
+/* bias [H][2*reach]: for each head the bias at distance d is element d + reach, -reach <= d < reach. */
 float *position_bias(const Model *m, const T5Stack *s, size_t reach) {
     const size_t H = m->H;
     float *bias = mem_new(H * 2, reach * sizeof *bias);
-    for (size_t i = 0; i + 1 < 2 * reach; i++) {
-        const size_t bucket = position_bucket(m, (ptrdiff_t)i - (ptrdiff_t)(reach - 1), s->decoder);
+    for (size_t i = 0; i < 2 * reach; i++) {
+        const size_t bucket = position_bucket(m, (ptrdiff_t)i - (ptrdiff_t)reach, s->decoder);
         for (size_t h = 0; h < H; h++) bias[h * 2 * reach + i] = s->position_w[bucket * H + h];
     }
     return bias;
@@ -363,41 +369,46 @@ void t5_forward(const Model *m, const T5Stack *stack, const Batch *b, Cache *pas
     float *y = mem_new(N, C * sizeof *y), *q = mem_new(N, E * sizeof *y), *k = mem_new(N, E * sizeof *y), *v = mem_new(N, E * sizeof *y);
     float *ctx = mem_new(N, E * sizeof *y), *h = mem_new(N, F * sizeof *y), *g = mem_new(N, F * sizeof *y), *bias = position_bias(m, stack, reach);
     float *masked = mask ? mem_new(m->H * N, N * sizeof *y) : NULL;
+    const char *side = stack->decoder ? "decoder" : "encoder", *heads = stack->decoder ? "decoder.block.%zu.layer.0.SelfAttention" : "encoder.block.%zu.layer.0.SelfAttention";
+    const int last = stack->decoder ? 2 : 1; /* number of the feed-forward layer in its block */
     Heads self = {.q = q, .k = k, .v = v, .ldq = E, .ldk = E, .ctx = ctx, .scale = 1, .causal = stack->decoder, .ldbias = -1, .head_bias = 2 * reach};
-    self.bias = bias + (reach - 1 - past->n); /* query i stands at past->n + i */
+    self.bias = bias + (reach - past->n); /* query i stands at past->n + i */
+    TAP(bias, m->H, 2 * reach, "%s.block.0.layer.0.SelfAttention.relative_attention_bias", side);
     for (size_t i = 0; mask && i < m->H * N * N; i++) {
         const size_t head = i / (N * N), row = i / N % N, key = i % N;
-        masked[i] = mask[row * N + key] + bias[head * 2 * reach + reach - 1 + key - row];
+        masked[i] = mask[row * N + key] + bias[head * 2 * reach + reach + key - row];
     }
     if (mask) self.bias = masked, self.ldbias = (ptrdiff_t)N, self.head_bias = N * N;
     if (keep) cache_grow(past, N);
+    TAP(x, N, C, "%s.embed_tokens", side);
     for (size_t l = 0; l < stack->L; l++) {
         const T5Layer *w = &stack->layer[l];
-        rmsnorm(y, x, w->self.ln_g, m->eps, N, C);
-        linear(q, y, w->self.q, NULL, N, C, E);
-        linear(k, y, w->self.k, NULL, N, C, E);
-        linear(v, y, w->self.v, NULL, N, C, E);
+        rmsnorm(y, x, w->self.ln_g, m->eps, N, C);                    TAP(y, N, C, "%s.block.%zu.layer.0.layer_norm", side, l);
+        linear(q, y, w->self.q, NULL, N, C, E);                       TAP(q, N, E, "%s.block.%zu.layer.0.SelfAttention.q", side, l);
+        linear(k, y, w->self.k, NULL, N, C, E);                       TAP(k, N, E, "%s.block.%zu.layer.0.SelfAttention.k", side, l);
+        linear(v, y, w->self.v, NULL, N, C, E);                       TAP(v, N, E, "%s.block.%zu.layer.0.SelfAttention.v", side, l);
         if (keep) cache_put(past, l, k, E, v, E, N);
-        attend(m, b, &self, past, l);
-        linear(y, ctx, w->self.o, NULL, N, E, C);
-        residual(x, y, x, N * C);
+        attend(m, b, &self, past, l, heads);                          TAP(ctx, N, E, "%s.block.%zu.layer.0.SelfAttention.ctx", side, l);
+        linear(y, ctx, w->self.o, NULL, N, E, C);                     TAP(y, N, C, "%s.block.%zu.layer.0.SelfAttention.o", side, l);
+        residual(x, y, x, N * C);                                     TAP(x, N, C, "%s.block.%zu.layer.0.residual", side, l);
         if (stack->decoder) {
-            rmsnorm(y, x, w->cross.ln_g, m->eps, N, C);
-            linear(q, y, w->cross.q, NULL, N, C, E);
-            attend_cross(m, b, q, ctx, cross, l);
-            linear(y, ctx, w->cross.o, NULL, N, E, C);
-            residual(x, y, x, N * C);
+            rmsnorm(y, x, w->cross.ln_g, m->eps, N, C);               TAP(y, N, C, "%s.block.%zu.layer.1.layer_norm", side, l);
+            linear(q, y, w->cross.q, NULL, N, C, E);                  TAP(q, N, E, "%s.block.%zu.layer.1.EncDecAttention.q", side, l);
+            attend_cross(m, b, q, ctx, cross, l);                     TAP(ctx, N, E, "%s.block.%zu.layer.1.EncDecAttention.ctx", side, l);
+            linear(y, ctx, w->cross.o, NULL, N, E, C);                TAP(y, N, C, "%s.block.%zu.layer.1.EncDecAttention.o", side, l);
+            residual(x, y, x, N * C);                                 TAP(x, N, C, "%s.block.%zu.layer.1.residual", side, l);
         }
-        rmsnorm(y, x, w->ln_g, m->eps, N, C);
-        linear(h, y, w->up, NULL, N, C, F);
+        rmsnorm(y, x, w->ln_g, m->eps, N, C);                         TAP(y, N, C, "%s.block.%zu.layer.%d.layer_norm", side, l, last);
+        linear(h, y, w->up, NULL, N, C, F);                           TAP(h, N, F, "%s.block.%zu.layer.%d.DenseReluDense.%s", side, l, last, w->gate ? "wi_0" : "wi");
         if (w->gate) {
-            linear(g, y, w->gate, NULL, N, C, F);
+            linear(g, y, w->gate, NULL, N, C, F);                     TAP(g, N, F, "%s.block.%zu.layer.%d.DenseReluDense.wi_1", side, l, last);
             activation_gated(m->act, h, h, g, N * F);
         } else activation(m->act, h, h, N * F);
-        linear(y, h, w->down, NULL, N, F, C);
-        residual(x, y, x, N * C);
+        TAP(h, N, F, "%s.block.%zu.layer.%d.DenseReluDense.act", side, l, last);
+        linear(y, h, w->down, NULL, N, F, C);                         TAP(y, N, C, "%s.block.%zu.layer.%d.DenseReluDense.wo", side, l, last);
+        residual(x, y, x, N * C);                                     TAP(x, N, C, "%s.block.%zu.layer.%d.residual", side, l, last);
     }
-    rmsnorm(x, x, stack->ln_g, m->eps, N, C);
+    rmsnorm(x, x, stack->ln_g, m->eps, N, C);                         TAP(x, N, C, "%s.final_layer_norm", side);
     if (keep) past->n += N;
     free(y), free(q), free(k), free(v), free(ctx), free(h), free(g), free(bias), free(masked);
 }
@@ -408,7 +419,9 @@ Cache cross_cache(const Model *m, const float *e, size_t N) {
     cache_grow(&c, N);
     for (size_t l = 0; l < c.L; l++) {
         linear(c.k + l * c.room * E, e, m->decoder.layer[l].cross.k, NULL, N, C, E);
+        TAP(c.k + l * c.room * E, N, E, "decoder.block.%zu.layer.1.EncDecAttention.k", l);
         linear(c.v + l * c.room * E, e, m->decoder.layer[l].cross.v, NULL, N, C, E);
+        TAP(c.v + l * c.room * E, N, E, "decoder.block.%zu.layer.1.EncDecAttention.v", l);
     }
     c.n = N;
     return c;
@@ -490,7 +503,9 @@ bool logits(const Model *m, const float *x, size_t n, float *l, Error *err) {
         scaled = mem_new(n, C * sizeof *scaled);
         for (size_t i = 0; i < n * C; i++) scaled[i] = (float)((double)x[i] * scale);
     }
+    if (scaled) TAP(scaled, n, C, "decoder.scaled");
     linear(l, scaled ? scaled : x, m->head, NULL, n, C, V);
+    TAP(l, n, V, "lm_head");
     free(scaled);
     if (all_finite(l, n * V)) return true;
     return fail(err, BAD_MODEL, "%s: the weights give NaN or infinity; the file is damaged or was trained to that", weights_path(m->weights));
@@ -681,8 +696,8 @@ bool distill_group(const Model *m, const Distilling *d, const Ids *demos, const 
     if (m->kind == GPT2) gpt2_forward(m, &b, &none, false, mask, x);
     else t5_forward(m, &m->encoder, &b, &none, false, NULL, mask, x);
     if (m->pool_w) {
-        linear(s, x + n * C, m->pool_w, m->pool_b, U, C, O);
-        activation(CR_TANH, s, s, U * O);
+        linear(s, x + n * C, m->pool_w, m->pool_b, U, C, O);          TAP(s, U, O, "adap_pooler.dense");
+        activation(CR_TANH, s, s, U * O);                             TAP(s, U, O, "adap_pooler.act");
     } else memcpy(s, x + n * C, U * C * sizeof *s);
     free(x);
     free(mask);
@@ -1027,6 +1042,9 @@ static const Command commands[] = {
     {"logprob", command_logprob, "log p of each piece of a text"},
     {"eval", command_eval, "tasks, seeds and methods of MetaICL's kind"},
     {"cost", command_cost, "what each method costs, and where MEND breaks even"},
+    {"trace", command_trace, "every named result of one forward pass, in files"},
+    {"compare", command_compare, "two runs tap by tap: where they part, and by how much"},
+    {"replay", command_replay, "each op on a run's own inputs: which one is wrong"},
     {"info", command_info, "what a file holds"},
 };
 

@@ -97,7 +97,7 @@ void t5_forward(const Model *m, const T5Stack *stack, const Batch *b, Cache *pas
 Cache cross_cache(const Model *m, const float *e, size_t N);
 /* The bucket of a key at distance d = j - i from its query. */
 size_t position_bucket(const Model *m, ptrdiff_t d, bool decoder);
-/* bias [H][2*reach], to be freed: for each head the bias at distance d is element d + reach - 1, |d| < reach. */
+/* bias [H][2*reach], to be freed: for each head the bias at distance d is element d + reach, -reach <= d < reach. */
 float *position_bias(const Model *m, const T5Stack *s, size_t reach);
 
 /* ==== a language model that reads ================================================================================================= */
@@ -310,5 +310,7 @@ bool command_logprob(Common *c, int argc, char **argv);
 bool command_eval(Common *c, int argc, char **argv);
 bool command_cost(Common *c, int argc, char **argv);
 bool command_info(Common *c, int argc, char **argv);
+bool command_trace(Common *c, int argc, char **argv);
+bool command_replay(Common *c, int argc, char **argv);
 
 #endif
