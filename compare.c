@@ -193,14 +193,15 @@ static void compare_runs(Comparison *c, const Run *a, const Run *b, const Run *t
 #define TOLERANCE 1e-5
 
 bool command_compare(Common *c, int argc, char **argv) {
-    Bytes truth_path = {0};
+    Bytes truth_path = {0}, usage = {0};
     Comparison comparison = {.tolerance = TOLERANCE};
     Run a = {0}, b = {0}, truth = {0};
     bool done = false;
     const CliOption own[] = {{"truth", "R", CLI_TEXT, &truth_path, 0, 0, "a run in float64: A is within tolerance if its error is at most B's"},
                              {"tolerance", "X", CLI_NUMBER, &comparison.tolerance, 0, 1, "without it: rms(A-B)/rms(B) at most X (default 1e-5)"}};
-    bool ok = command_start(c, "usage: compare [options] A B\nTwo runs tap by tap: *.safetensors, *.taps, or folders of .npy files. Exit code 0: equal, 1: within tolerance, 2: beyond, 3: unreadable.",
-                            own, 2, argc, argv, &done);
+    bytes_printf(&usage, "usage: %s compare [options] A B\nTwo runs tap by tap: *.safetensors, *.taps, or folders of .npy files. Exit code 0: equal, 1: within tolerance, 2: beyond, 3: unreadable.",
+                 c->program->about.name);
+    bool ok = command_start(c, usage.at, own, 2, argc, argv, &done);
     if (ok && !done && c->file.n != 2) ok = fail(c->err, BAD_USAGE, "compare takes two runs");
     if (ok && !done) {
         comparison.has_truth = truth_path.len > 0;
@@ -213,6 +214,7 @@ bool command_compare(Common *c, int argc, char **argv) {
     run_free(&b);
     run_free(&truth);
     bytes_free(&truth_path);
+    bytes_free(&usage);
     bytes_free(&comparison.table);
     return ok;
 }
