@@ -17,34 +17,6 @@
 #include "plain.h"
 #include "tensor.h"
 
-static const char *math_name(void) { return tensor_math() == MATH_FAST ? "fast" : "reference"; }
-
-/* Where and how two results differ, ahead of the failed check's own line. */
-static void tell(size_t at, float got, float want) {
-    if (check_failed < 20)
-        printf("%s, %s, %d threads, element %zu: %08x, not %08x\n", math_name(), isa_name(isa_level), tensor_threads(), at,
-               (unsigned)to_bits(got), (unsigned)to_bits(want));
-}
-#define SAME(got, want, n, ...)                                      \
-    do {                                                             \
-        const size_t at_ = first_difference(got, want, n);           \
-        if (at_ < (n)) tell(at_, (got)[at_], (want)[at_]);           \
-        CHECK(at_ == (n), __VA_ARGS__);                              \
-    } while (0)
-
-static void start(Math m, int threads, int level) {
-    Error err;
-    CHECK(tensor_start(m, threads, &err), "%s", err.text);
-    isa_set(level);
-}
-
-/* What follows runs in arithmetic m at every instruction set, each time with one of the thread counts by turns. */
-static const int thread_counts[] = {1, 2, 3, 7};
-static size_t turn;
-#define EVERYWHERE(m) \
-    for (int level_ = isa_detect(); level_ >= 0; level_--) \
-        if (start(m, thread_counts[turn++ % COUNT(thread_counts)], level_), 1)
-
 /* ---- linear ---- */
 
 static void check_linear(Math m, size_t N, size_t C, size_t O, float (*number)(void)) {
