@@ -283,17 +283,35 @@ static void sha256_block(uint32_t h[8], const unsigned char *data) {
     for (int i = 0; i < 8; i++) h[i] += s[i];
 }
 
-void sha256_hex(const void *data, size_t len, char hex[65]) {
-    uint32_t h[8] = {
-        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    unsigned char last[128] = {0};
+void sha256_begin(Sha256 *s) {
+    static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    *s = (Sha256){.len = 0};
+    memcpy(s->h, start, sizeof start);
+}
+
+void sha256_add(Sha256 *s, const void *data, size_t len) {
     const unsigned char *at = data;
-    const size_t rest = len % 64, tail = rest < 56 ? 64 : 128;
-    const uint64_t bits = (uint64_t)len * 8;
-    for (size_t i = 0; i + 64 <= len; i += 64) sha256_block(h, at + i);
-    if (rest) memcpy(last, at + (len - rest), rest);
-    last[rest] = 0x80;
-    for (int i = 0; i < 8; i++) last[tail - 1 - (size_t)i] = (unsigned char)(bits >> 8 * i);
-    for (size_t i = 0; i < tail; i += 64) sha256_block(h, last + i);
-    for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08lx", (unsigned long)h[i]);
+    for (size_t held = s->len % 64, n; len > 0; held = 0, at += n, len -= n) {
+        s->len += n = len < 64 - held ? len : 64 - held;
+        if (n == 64) sha256_block(s->h, at);
+        else memcpy(s->block + held, at, n);
+        if (n < 64 && held + n == 64) sha256_block(s->h, s->block);
+    }
+}
+
+void sha256_end(Sha256 *s, char hex[65]) {
+    static const unsigned char mark[64] = {0x80};
+    const uint64_t bits = s->len * 8;
+    unsigned char length[8];
+    sha256_add(s, mark, s->len % 64 < 56 ? 56 - s->len % 64 : 120 - s->len % 64);
+    for (int i = 0; i < 8; i++) length[7 - i] = (unsigned char)(bits >> 8 * i);
+    sha256_add(s, length, sizeof length);
+    for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08lx", (unsigned long)s->h[i]);
+}
+
+void sha256_hex(const void *data, size_t len, char hex[65]) {
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, data, len);
+    sha256_end(&s, hex);
 }

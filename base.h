@@ -82,7 +82,15 @@ void file_abandon(FileWriter *f);
 /* All three at once, for bytes that are already there. */
 bool file_write(const char *path, const void *data, size_t len, Error *err);
 
-/* SHA-256 (FIPS 180-4) in hexadecimal, NUL after it. */
+/* SHA-256 (FIPS 180-4) in hexadecimal, NUL after it; of bytes that come part by part, and of all at once. */
+typedef struct {
+    uint32_t h[8];
+    unsigned char block[64];
+    uint64_t len;
+} Sha256;
+void sha256_begin(Sha256 *s);
+void sha256_add(Sha256 *s, const void *data, size_t len);
+void sha256_end(Sha256 *s, char hex[65]);
 void sha256_hex(const void *data, size_t len, char hex[65]);
 
 #endif

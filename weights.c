@@ -298,11 +298,10 @@ const char *weights_meta(const Weights *w, const char *key) {
     return value ? value->text : NULL;
 }
 
-/* The table's name with the layer's number in the place of "%zu". */
-static void layer_name(Bytes *out, const char *name, size_t layer) {
-    const char *mark = strstr(name, "%zu");
-    if (!mark) bytes_text(out, name);
-    else bytes_printf(out, "%.*s%zu%s", (int)(mark - name), name, layer, mark + 3);
+void weights_row_name(const TensorRow *row, size_t layer, Bytes *out) {
+    const char *mark = strstr(row->name, "%zu");
+    if (!mark) bytes_text(out, row->name);
+    else bytes_printf(out, "%.*s%zu%s", (int)(mark - row->name), row->name, layer, mark + 3);
 }
 
 static void put_shape(Bytes *b, const size_t *shape, size_t dims) {
@@ -337,7 +336,7 @@ static const Tensor *find_wanted(const Weights *w, const char *name, Dtype dtype
 static bool bind_row(const Weights *w, const TensorRow *row, const size_t *size, size_t layer, void *base, Error *err) {
     const size_t dims = row->cols < 0 ? 1 : 2, shape[2] = {size[row->rows], row->cols < 0 ? 0 : size[row->cols]};
     Bytes name = {0};
-    layer_name(&name, row->name, layer);
+    weights_row_name(row, layer, &name);
     const Tensor *t = find_wanted(w, name.at, DTYPE_F32, err);
     bytes_free(&name);
     if (!t) return false;
@@ -387,19 +386,30 @@ static void put_header(Bytes *b, const Tensor *tensor, size_t n, const char *con
     while ((b->len + 8) % DATA_ALIGN != 0) bytes_text(b, " ");
 }
 
-static void write_data(FileWriter *f, const Tensor *t, bool swap) {
-    size_t size = dtype_info[t->dtype].size;
-    if (!swap || size == 1) {
-        file_put(f, t->data, t->count * size);
+/* Give the tensor's bytes, as they are in a file, to `take`. */
+static void each_block(const Tensor *t, void (*take)(void *to, const void *data, size_t len), void *to) {
+    const size_t size = dtype_info[t->dtype].size;
+    if (size == 1 || !machine_is_big_endian()) {
+        take(to, t->data, t->count * size);
         return;
     }
     unsigned char block[4096];
-    size_t per = sizeof block / size;
+    const size_t per = sizeof block / size;
     for (size_t i = 0; i < t->count; i += per) {
-        size_t k = t->count - i < per ? t->count - i : per;
+        const size_t k = t->count - i < per ? t->count - i : per;
         copy_swapped(block, (const unsigned char *)t->data + i * size, k, size);
-        file_put(f, block, k * size);
+        take(to, block, k * size);
     }
+}
+
+static void take_into_file(void *to, const void *data, size_t len) { file_put(to, data, len); }
+static void take_into_hash(void *to, const void *data, size_t len) { sha256_add(to, data, len); }
+
+void weights_sha256(const Tensor *tensor, size_t n, char hex[65]) {
+    Sha256 s;
+    sha256_begin(&s);
+    for (size_t i = 0; i < n; i++) each_block(&tensor[i], take_into_hash, &s);
+    sha256_end(&s, hex);
 }
 
 bool weights_write(const char *path, const Tensor *tensor, size_t n, const char *const *meta, size_t n_meta, Error *err) {
@@ -411,7 +421,7 @@ bool weights_write(const char *path, const Tensor *tensor, size_t n, const char 
     for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header.len >> (8 * i));
     file_put(&f, length, sizeof length);
     file_put(&f, header.at, header.len);
-    for (size_t i = 0; i < n; i++) write_data(&f, &tensor[i], machine_is_big_endian());
+    for (size_t i = 0; i < n; i++) each_block(&tensor[i], take_into_file, &f);
     bytes_free(&header);
     return file_end(&f, err);
 }

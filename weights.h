@@ -47,6 +47,11 @@ bool weights_bind(const Weights *w, const TensorRow *row, size_t rows, const siz
 /* A U8 tensor by name. Errors: BAD_MODEL. */
 bool weights_bytes_tensor(const Weights *w, const char *name, const unsigned char **data, size_t *len, Error *err);
 
+/* Append the name of a row's tensor, "%zu" replaced by the layer. */
+void weights_row_name(const TensorRow *row, size_t layer, Bytes *out);
+
+/* `content_sha256` of a file with these tensors. */
+void weights_sha256(const Tensor *tensor, size_t n, char hex[65]);
 /* Write a safetensors file (tensors in the order given; meta: n_meta pairs key, value). Through file_write's rules. */
 bool weights_write(const char *path, const Tensor *tensor, size_t n, const char *const *meta, size_t n_meta, Error *err);
 

@@ -282,6 +282,22 @@ static void test_write(void) {
     bytes_printf(&gone, "%s/not-there/x", folder);
     CHECK(!weights_write(gone.at, tensor, 5, meta, 2, &err) && err.code == BAD_SYSTEM, "a folder that is not there: %d", err.code);
     CHECK(weights_write(path, tensor, 5, meta, 2, &err) && file_read(path, &second, &err) && second.len == first.len && memcmp(first.at, second.at, first.len) == 0, "the same again");
+    char content[65], data[65], parts[65];
+    weights_sha256(tensor, 5, content);
+    uint64_t header = 0;
+    for (int i = 8; i-- > 0;) header = header << 8 | (unsigned char)first.at[i];
+    sha256_hex(first.at + 8 + header, first.len - 8 - (size_t)header, data);
+    CHECK(strcmp(content, data) == 0, "content_sha256 is %s, the file's data have %s", content, data);
+    for (size_t n = 0; n < 200 && n < first.len; n++) {
+        Sha256 s;
+        sha256_begin(&s);
+        for (size_t at = 0, part = 1; at < n; at += part, part = part * 7 % 71) sha256_add(&s, first.at + at, part = part < n - at ? part : n - at);
+        sha256_end(&s, parts);
+        sha256_hex(first.at, n, data);
+        CHECK(strcmp(parts, data) == 0, "%zu bytes in parts", n);
+    }
+    sha256_hex("abc", 3, data);
+    CHECK(strcmp(data, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad") == 0, "SHA-256 of abc is %s", data);
     bytes_free(&first);
     bytes_free(&second);
     bytes_free(&gone);
