@@ -15,6 +15,8 @@
  * Left out on purpose: GPUs, quantised weights, padding.
  */
 #include "lingua2.h"
+#include "compare.h"
+#include "tap.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -148,11 +150,12 @@ void activations_free(Activations *a) {
 static void embed(const Model *m, const Batch *b, float *x) {
     const size_t C = m->size[LETTER_C];
     for (size_t n = 0; n < b->N; n++) embedding_sum(x + n * C, m->wte + b->id[n] * C, m->wye, m->wpe + b->position[n] * C, C);
-    layernorm(x, x, m->ln_g, m->ln_b, m->eps, b->N, C);
+    TAP(x, b->N, C, "embeddings.sum");
+    layernorm(x, x, m->ln_g, m->ln_b, m->eps, b->N, C);                   TAP(x, b->N, C, "embeddings.LayerNorm");
 }
 
-/* ctx [N,C] = softmax(q k^T / sqrt(D)) v, for each head over each sequence alone. */
-static void attend(const Model *m, const Batch *b, const Activations *a) {
+/* ctx [N,C] = softmax(q k^T / sqrt(D)) v, for each head over each sequence alone, in layer l. */
+static void attend(const Model *m, const Batch *b, const Activations *a, size_t l) {
     const size_t C = m->size[LETTER_C], D = C / m->H;
     for (size_t s = 0; s < b->B; s++)
         for (size_t h = 0; h < m->H; h++) {
@@ -161,6 +164,7 @@ static void attend(const Model *m, const Batch *b, const Activations *a) {
                                                 .ldq = C, .ldk = C, .ldv = C, .ldc = C, .scale = 1 / sqrt((double)D)};
         }
     attention(a->head, b->B * m->H);
+    TAP_ATTENTION(a->head, b->B * m->H, "encoder.layer.%zu.attention.self", l);
 }
 
 static bool all_finite(const float *x, size_t n) {
@@ -176,21 +180,21 @@ void encoder_forward(const Model *m, const Batch *b, const Activations *a, float
     if (where && !all_finite(a->x, N * C)) snprintf(where, 64, "embeddings");
     for (size_t l = 0; l < m->L && !(where && where[0]); l++) {
         const Layer *w = &m->layer[l];
-        linear(a->q, a->x, w->q_w, w->q_b, N, C, C);
-        linear(a->k, a->x, w->k_w, w->k_b, N, C, C);
-        linear(a->v, a->x, w->v_w, w->v_b, N, C, C);
-        attend(m, b, a);
-        linear(a->y, a->ctx, w->o_w, w->o_b, N, C, C);
-        residual(a->x, a->y, a->x, N * C);
-        layernorm(a->x, a->x, w->ln1_g, w->ln1_b, m->eps, N, C);
-        linear(a->h, a->x, w->up_w, w->up_b, N, C, F);
-        activation(m->act, a->h, a->h, N * F);
-        linear(a->y, a->h, w->down_w, w->down_b, N, F, C);
-        residual(a->x, a->y, a->x, N * C);
-        layernorm(a->x, a->x, w->ln2_g, w->ln2_b, m->eps, N, C);
+        linear(a->q, a->x, w->q_w, w->q_b, N, C, C);                      TAP(a->q, N, C, "encoder.layer.%zu.attention.self.query", l);
+        linear(a->k, a->x, w->k_w, w->k_b, N, C, C);                      TAP(a->k, N, C, "encoder.layer.%zu.attention.self.key", l);
+        linear(a->v, a->x, w->v_w, w->v_b, N, C, C);                      TAP(a->v, N, C, "encoder.layer.%zu.attention.self.value", l);
+        attend(m, b, a, l);                                               TAP(a->ctx, N, C, "encoder.layer.%zu.attention.self.ctx", l);
+        linear(a->y, a->ctx, w->o_w, w->o_b, N, C, C);                    TAP(a->y, N, C, "encoder.layer.%zu.attention.output.dense", l);
+        residual(a->x, a->y, a->x, N * C);                                TAP(a->x, N, C, "encoder.layer.%zu.attention.output.residual", l);
+        layernorm(a->x, a->x, w->ln1_g, w->ln1_b, m->eps, N, C);          TAP(a->x, N, C, "encoder.layer.%zu.attention.output.LayerNorm", l);
+        linear(a->h, a->x, w->up_w, w->up_b, N, C, F);                    TAP(a->h, N, F, "encoder.layer.%zu.intermediate.dense", l);
+        activation(m->act, a->h, a->h, N * F);                            TAP(a->h, N, F, "encoder.layer.%zu.intermediate.act", l);
+        linear(a->y, a->h, w->down_w, w->down_b, N, F, C);                TAP(a->y, N, C, "encoder.layer.%zu.output.dense", l);
+        residual(a->x, a->y, a->x, N * C);                                TAP(a->x, N, C, "encoder.layer.%zu.output.residual", l);
+        layernorm(a->x, a->x, w->ln2_g, w->ln2_b, m->eps, N, C);          TAP(a->x, N, C, "encoder.layer.%zu.output.LayerNorm", l);
         if (where && !all_finite(a->x, N * C)) snprintf(where, 64, "encoder.layer.%zu", l);
     }
-    linear(logits, a->x, m->head_w, m->head_b, N, C, K);
+    linear(logits, a->x, m->head_w, m->head_b, N, C, K);                  TAP(logits, N, K, "classifier");
     if (where && !where[0]) snprintf(where, 64, "classifier");
 }
 
@@ -273,6 +277,9 @@ static const Command commands[] = {
     {"collect", command_collect, "its answers to pairs of original and compression"},
     {"annotate", command_annotate, "pairs to words with labels"},
     {"filter", command_filter, "annotated lines without the worst"},
+    {"trace", command_trace, "every named result of one pass through the classifier, in files"},
+    {"compare", command_compare, "two runs tap by tap: where they part, and by how much"},
+    {"replay", command_replay, "each op on a run's own inputs: which one is wrong"},
     {"info", command_info, "what a model file holds"},
 };
 

@@ -3,6 +3,7 @@
  * lingua2.c          the model, the encoder, chunks through the classifier, main
  * lingua2_compat.c   compression as the Python package does it
  * lingua2_cli.c      requests and results as options, JSON and JSON lines; commands
+ * lingua2_trace.c    one pass through the classifier, recorded and replayed
  */
 #ifndef LINGUA2_H
 #define LINGUA2_H
@@ -131,10 +132,17 @@ bool need_text(const Json *line, const char *key, Slice *out, Error *err);
 /* Replace an English word in lower case by its lemma; words of other letters stay. */
 void lemma_english(Bytes *word);
 
+/* The model that -m names, or the embedded one. */
+bool open_default(const Common *c, Model *m);
+/* The pieces of a whole text between the model's own first and last special token. Errors: BAD_INPUT; the model's, if it has no tokenizer. */
+bool encode_whole(const Model *m, const Bytes *text, Chunk *c, Error *err);
+
 /* ==== commands (lingua2_cli.c, lingua2_distill.c) ==== */
 
 bool command_compress(Common *c, int argc, char **argv);
 bool command_classify(Common *c, int argc, char **argv);
+bool command_trace(Common *c, int argc, char **argv);
+bool command_replay(Common *c, int argc, char **argv);
 bool command_tokenize(Common *c, int argc, char **argv);
 bool command_chunk(Common *c, int argc, char **argv);
 bool command_collect(Common *c, int argc, char **argv);

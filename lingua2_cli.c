@@ -155,7 +155,7 @@ static void put_result(const Result *r, Bytes *out) {
 
 /* ==== commands ==================================================================================================================== */
 
-static bool open_default(const Common *c, Model *m) {
+bool open_default(const Common *c, Model *m) {
     Bytes path = {0};
     if (c->model.len) bytes_add(&path, c->model.at, c->model.len);
     else models_path(c, "default.safetensors", &path);
@@ -300,7 +300,7 @@ bool command_compress(Common *c, int argc, char **argv) {
 }
 
 /* The whole text between the model's own first and last special token. */
-static bool encode_whole(const Model *m, const Bytes *text, Chunk *c, Error *err) {
+bool encode_whole(const Model *m, const Bytes *text, Chunk *c, Error *err) {
     Pieces p = {0};
     if (!m->tokenizer) return *err = m->no_tokenizer, false;
     int64_t cls = tokenizer_special(m->tokenizer, "cls"), sep = tokenizer_special(m->tokenizer, "sep");
