@@ -245,20 +245,7 @@ static void cache_put(Cache *c, size_t l, const float *k, size_t ldk, const floa
     }
 }
 
-/* What the heads of one layer attend with: q, k, v [N,E] at row strides ldq, ldk; ctx [N,E]. */
-typedef struct {
-    const float *q, *k, *v;
-    size_t ldq, ldk;
-    float *ctx;
-    double scale;
-    bool causal;
-    const float *bias;   /* [H][...] or NULL: element (i,j) of head h at bias[h*head_bias + i*ldbias + j] */
-    ptrdiff_t ldbias;
-    size_t head_bias;
-} Heads;
-
-/* ctx = softmax(scale q k^T + bias) v for every head of every sequence, the past of layer l before it (or NULL). name: the layer's, for its taps. */
-static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l, const char *name) {
+Attention *heads_of(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l) {
     const size_t D = m->D, E = m->size[LETTER_E], Tp = past ? past->n : 0;
     Attention *head = mem_new(b->B * m->H, sizeof *head);
     for (size_t s = 0; s < b->B; s++)
@@ -271,13 +258,18 @@ static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *
                              .causal = h->causal};
             if (Tp) a->past_k = past->k + l * past->room * E + i * D, a->past_v = past->v + l * past->room * E + i * D;
         }
+    return head;
+}
+
+/* ctx = softmax(scale q k^T + bias) v for every head of every sequence, the past of layer l before it (or NULL). name: the layer's, for its taps. */
+static void attend(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l, const char *name) {
+    Attention *head = heads_of(m, b, h, past, l);
     attention(head, b->B * m->H);
     TAP_ATTENTION(head, b->B * m->H, name, l);
     free(head);
 }
 
-/* The same over the encoder's keys and values alone. */
-static void attend_cross(const Model *m, const Batch *b, const float *q, float *ctx, const Cache *cross, size_t l) {
+Attention *cross_heads_of(const Model *m, const Batch *b, const float *q, float *ctx, const Cache *cross, size_t l) {
     const size_t D = m->D, E = m->size[LETTER_E];
     Attention *head = mem_new(m->H, sizeof *head);
     for (size_t i = 0; i < m->H; i++) {
@@ -285,6 +277,12 @@ static void attend_cross(const Model *m, const Batch *b, const float *q, float *
         head[i] = (Attention){.q = q + i * D, .k = cross->k + at, .v = cross->v + at, .ctx = ctx + i * D, .Tq = b->N, .Tk = cross->n, .D = D, .ldq = E,
                               .ldk = E, .ldv = E, .ldc = E, .scale = 1};
     }
+    return head;
+}
+
+/* The same over the encoder's keys and values alone. */
+static void attend_cross(const Model *m, const Batch *b, const float *q, float *ctx, const Cache *cross, size_t l) {
+    Attention *head = cross_heads_of(m, b, q, ctx, cross, l);
     attention(head, m->H);
     TAP_ATTENTION(head, m->H, "decoder.block.%zu.layer.1.EncDecAttention", l);
     free(head);
@@ -299,30 +297,44 @@ void embed_piece(const Model *m, uint32_t id, float *x) {
 /* ==== GPT-2 =======================================================================================================================
  * Radford et al. 2019: L times attention to what came before and feed-forward, each normalised before and added to its input. */
 
+Heads gpt2_heads(const Model *m, const Batch *b, const Gpt2Rows *r, const float *mask) {
+    const size_t C = m->size[LETTER_C];
+    return (Heads){.q = r->qkv, .k = r->qkv + C, .v = r->qkv + 2 * C, .ldq = 3 * C, .ldk = 3 * C, .ctx = r->ctx, .scale = 1 / sqrt((double)m->D), .causal = true,
+                   .bias = mask, .ldbias = (ptrdiff_t)b->N};
+}
+
+void gpt2_layer(const Model *m, const Batch *b, size_t l, const Gpt2Rows *r, const float *x, Cache *past, bool keep, const float *mask) {
+    const size_t N = b->N, C = m->size[LETTER_C], F = m->size[LETTER_F];
+    const Gpt2Layer *w = &m->gpt2[l];
+    const Heads heads = gpt2_heads(m, b, r, mask);
+    layernorm(r->ln1, x, w->ln1_g, w->ln1_b, m->eps, N, C);           TAP(r->ln1, N, C, "h.%zu.ln_1", l);
+    linear(r->qkv, r->ln1, w->qkv_w, w->qkv_b, N, C, 3 * C);          TAP(r->qkv, N, 3 * C, "h.%zu.attn.c_attn", l);
+    if (keep) cache_put(past, l, heads.k, heads.ldk, heads.v, heads.ldk, N);
+    attend(m, b, &heads, past, l, "h.%zu.attn");                      TAP(r->ctx, N, C, "h.%zu.attn.ctx", l);
+    linear(r->proj, r->ctx, w->o_w, w->o_b, N, C, C);                 TAP(r->proj, N, C, "h.%zu.attn.c_proj", l);
+    residual(r->mid, r->proj, x, N * C);                              TAP(r->mid, N, C, "h.%zu.resid_mid", l);
+    layernorm(r->ln2, r->mid, w->ln2_g, w->ln2_b, m->eps, N, C);      TAP(r->ln2, N, C, "h.%zu.ln_2", l);
+    linear(r->up, r->ln2, w->up_w, w->up_b, N, C, F);                 TAP(r->up, N, F, "h.%zu.mlp.c_fc", l);
+    activation(m->act, r->act, r->up, N * F);                         TAP(r->act, N, F, "h.%zu.mlp.act", l);
+    linear(r->proj, r->act, w->down_w, w->down_b, N, F, C);           TAP(r->proj, N, C, "h.%zu.mlp.c_proj", l);
+    residual(r->out, r->proj, r->mid, N * C);                         TAP(r->out, N, C, "h.%zu.resid_out", l);
+}
+
+void add_positions(const Model *m, const Batch *b, size_t past, float *x) {
+    const size_t C = m->size[LETTER_C];
+    for (size_t s = 0; s < b->B; s++)
+        for (size_t n = b->start[s]; n < b->start[s + 1]; n++) embedding_sum(x + n * C, x + n * C, m->wpe + (past + n - b->start[s]) * C, NULL, C);
+}
+
 void gpt2_forward(const Model *m, const Batch *b, Cache *past, bool keep, const float *mask, float *x) {
     const size_t N = b->N, C = m->size[LETTER_C], F = m->size[LETTER_F];
     float *y = mem_new(N, C * sizeof *y), *qkv = mem_new(N, 3 * C * sizeof *y), *ctx = mem_new(N, C * sizeof *y), *h = mem_new(N, F * sizeof *y);
-    const Heads heads = {.q = qkv, .k = qkv + C, .v = qkv + 2 * C, .ldq = 3 * C, .ldk = 3 * C, .ctx = ctx, .scale = 1 / sqrt((double)m->D), .causal = true,
-                         .bias = mask, .ldbias = (ptrdiff_t)N};
+    const Gpt2Rows rows = {.ln1 = y, .qkv = qkv, .ctx = ctx, .proj = y, .mid = x, .ln2 = y, .up = h, .act = h, .out = x};
     if (keep) cache_grow(past, N);
     TAP(x, N, C, "wte");
-    for (size_t s = 0; s < b->B; s++)
-        for (size_t n = b->start[s]; n < b->start[s + 1]; n++) embedding_sum(x + n * C, x + n * C, m->wpe + (past->n + n - b->start[s]) * C, NULL, C);
+    add_positions(m, b, past->n, x);
     TAP(x, N, C, "embeddings");
-    for (size_t l = 0; l < m->L; l++) {
-        const Gpt2Layer *w = &m->gpt2[l];
-        layernorm(y, x, w->ln1_g, w->ln1_b, m->eps, N, C);            TAP(y, N, C, "h.%zu.ln_1", l);
-        linear(qkv, y, w->qkv_w, w->qkv_b, N, C, 3 * C);              TAP(qkv, N, 3 * C, "h.%zu.attn.c_attn", l);
-        if (keep) cache_put(past, l, heads.k, heads.ldk, heads.v, heads.ldk, N);
-        attend(m, b, &heads, past, l, "h.%zu.attn");                  TAP(ctx, N, C, "h.%zu.attn.ctx", l);
-        linear(y, ctx, w->o_w, w->o_b, N, C, C);                      TAP(y, N, C, "h.%zu.attn.c_proj", l);
-        residual(x, y, x, N * C);                                     TAP(x, N, C, "h.%zu.resid_mid", l);
-        layernorm(y, x, w->ln2_g, w->ln2_b, m->eps, N, C);            TAP(y, N, C, "h.%zu.ln_2", l);
-        linear(h, y, w->up_w, w->up_b, N, C, F);                      TAP(h, N, F, "h.%zu.mlp.c_fc", l);
-        activation(m->act, h, h, N * F);                              TAP(h, N, F, "h.%zu.mlp.act", l);
-        linear(y, h, w->down_w, w->down_b, N, F, C);                  TAP(y, N, C, "h.%zu.mlp.c_proj", l);
-        residual(x, y, x, N * C);                                     TAP(x, N, C, "h.%zu.resid_out", l);
-    }
+    for (size_t l = 0; l < m->L; l++) gpt2_layer(m, b, l, &rows, x, past, keep, mask);
     layernorm(x, x, m->ln_g, m->ln_b, m->eps, N, C);                  TAP(x, N, C, "ln_f");
     if (keep) past->n += N;
     free(y), free(qkv), free(ctx), free(h);
@@ -358,57 +370,73 @@ float *position_bias(const Model *m, const T5Stack *s, size_t reach) {
     return bias;
 }
 
-static size_t longest(const Batch *b) {
+size_t longest(const Batch *b) {
     size_t T = 0;
     for (size_t s = 0; s < b->B; s++) T = b->start[s + 1] - b->start[s] > T ? b->start[s + 1] - b->start[s] : T;
     return T;
+}
+
+Heads t5_heads(const Model *m, const T5Stack *stack, const Batch *b, const T5Rows *r, const float *bias, size_t reach, size_t past) {
+    const size_t E = m->size[LETTER_E], N = b->N;
+    Heads h = {.q = r->q, .k = r->k, .v = r->v, .ldq = E, .ldk = E, .ctx = r->ctx, .scale = 1, .causal = stack->decoder, .bias = bias, .ldbias = (ptrdiff_t)N, .head_bias = N * N};
+    if (reach) h.bias = bias + (reach - past), h.ldbias = -1, h.head_bias = 2 * reach; /* query i stands at past + i */
+    return h;
+}
+
+void t5_layer(const Model *m, const T5Stack *stack, const Batch *b, size_t l, const T5Rows *r, const Heads *self, float *x, Cache *past, bool keep, const Cache *cross) {
+    const size_t N = b->N, C = m->size[LETTER_C], E = m->size[LETTER_E], F = m->size[LETTER_F];
+    const T5Layer *w = &stack->layer[l];
+    const char *side = stack->decoder ? "decoder" : "encoder", *heads = stack->decoder ? "decoder.block.%zu.layer.0.SelfAttention" : "encoder.block.%zu.layer.0.SelfAttention";
+    const int last = stack->decoder ? 2 : 1; /* number of the feed-forward layer in its block */
+    rmsnorm(r->ln1, x, w->self.ln_g, m->eps, N, C);                   TAP(r->ln1, N, C, "%s.block.%zu.layer.0.layer_norm", side, l);
+    linear(r->q, r->ln1, w->self.q, NULL, N, C, E);                   TAP(r->q, N, E, "%s.block.%zu.layer.0.SelfAttention.q", side, l);
+    linear(r->k, r->ln1, w->self.k, NULL, N, C, E);                   TAP(r->k, N, E, "%s.block.%zu.layer.0.SelfAttention.k", side, l);
+    linear(r->v, r->ln1, w->self.v, NULL, N, C, E);                   TAP(r->v, N, E, "%s.block.%zu.layer.0.SelfAttention.v", side, l);
+    if (keep) cache_put(past, l, r->k, E, r->v, E, N);
+    attend(m, b, self, past, l, heads);                               TAP(r->ctx, N, E, "%s.block.%zu.layer.0.SelfAttention.ctx", side, l);
+    linear(r->proj, r->ctx, w->self.o, NULL, N, E, C);                TAP(r->proj, N, C, "%s.block.%zu.layer.0.SelfAttention.o", side, l);
+    residual(r->mid, r->proj, x, N * C);                              TAP(r->mid, N, C, "%s.block.%zu.layer.0.residual", side, l);
+    if (stack->decoder) {
+        rmsnorm(r->cross_ln, r->mid, w->cross.ln_g, m->eps, N, C);    TAP(r->cross_ln, N, C, "%s.block.%zu.layer.1.layer_norm", side, l);
+        linear(r->cross_q, r->cross_ln, w->cross.q, NULL, N, C, E);   TAP(r->cross_q, N, E, "%s.block.%zu.layer.1.EncDecAttention.q", side, l);
+        attend_cross(m, b, r->cross_q, r->cross_ctx, cross, l);       TAP(r->cross_ctx, N, E, "%s.block.%zu.layer.1.EncDecAttention.ctx", side, l);
+        linear(r->proj, r->cross_ctx, w->cross.o, NULL, N, E, C);     TAP(r->proj, N, C, "%s.block.%zu.layer.1.EncDecAttention.o", side, l);
+        residual(r->cross_mid, r->proj, r->mid, N * C);               TAP(r->cross_mid, N, C, "%s.block.%zu.layer.1.residual", side, l);
+    }
+    const float *mid = stack->decoder ? r->cross_mid : r->mid;
+    rmsnorm(r->ln2, mid, w->ln_g, m->eps, N, C);                      TAP(r->ln2, N, C, "%s.block.%zu.layer.%d.layer_norm", side, l, last);
+    linear(r->up, r->ln2, w->up, NULL, N, C, F);                      TAP(r->up, N, F, "%s.block.%zu.layer.%d.DenseReluDense.%s", side, l, last, w->gate ? "wi_0" : "wi");
+    if (w->gate) {
+        linear(r->gate, r->ln2, w->gate, NULL, N, C, F);              TAP(r->gate, N, F, "%s.block.%zu.layer.%d.DenseReluDense.wi_1", side, l, last);
+        activation_gated(m->act, r->act, r->up, r->gate, N * F);
+    } else activation(m->act, r->act, r->up, N * F);
+    TAP(r->act, N, F, "%s.block.%zu.layer.%d.DenseReluDense.act", side, l, last);
+    linear(r->proj, r->act, w->down, NULL, N, F, C);                  TAP(r->proj, N, C, "%s.block.%zu.layer.%d.DenseReluDense.wo", side, l, last);
+    residual(r->out, r->proj, mid, N * C);                            TAP(r->out, N, C, "%s.block.%zu.layer.%d.residual", side, l, last);
+}
+
+float *masked_bias(const Model *m, const float *bias, size_t reach, const float *mask, size_t N) {
+    float *masked = mem_new(m->H * N, N * sizeof *masked);
+    for (size_t i = 0; i < m->H * N * N; i++) {
+        const size_t head = i / (N * N), row = i / N % N, key = i % N;
+        masked[i] = mask[row * N + key] + bias[head * 2 * reach + reach + key - row];
+    }
+    return masked;
 }
 
 void t5_forward(const Model *m, const T5Stack *stack, const Batch *b, Cache *past, bool keep, const Cache *cross, const float *mask, float *x) {
     const size_t N = b->N, C = m->size[LETTER_C], E = m->size[LETTER_E], F = m->size[LETTER_F], reach = past->n + longest(b);
     float *y = mem_new(N, C * sizeof *y), *q = mem_new(N, E * sizeof *y), *k = mem_new(N, E * sizeof *y), *v = mem_new(N, E * sizeof *y);
     float *ctx = mem_new(N, E * sizeof *y), *h = mem_new(N, F * sizeof *y), *g = mem_new(N, F * sizeof *y), *bias = position_bias(m, stack, reach);
-    float *masked = mask ? mem_new(m->H * N, N * sizeof *y) : NULL;
-    const char *side = stack->decoder ? "decoder" : "encoder", *heads = stack->decoder ? "decoder.block.%zu.layer.0.SelfAttention" : "encoder.block.%zu.layer.0.SelfAttention";
-    const int last = stack->decoder ? 2 : 1; /* number of the feed-forward layer in its block */
-    Heads self = {.q = q, .k = k, .v = v, .ldq = E, .ldk = E, .ctx = ctx, .scale = 1, .causal = stack->decoder, .ldbias = -1, .head_bias = 2 * reach};
-    self.bias = bias + (reach - past->n); /* query i stands at past->n + i */
-    TAP(bias, m->H, 2 * reach, "%s.block.0.layer.0.SelfAttention.relative_attention_bias", side);
-    for (size_t i = 0; mask && i < m->H * N * N; i++) {
-        const size_t head = i / (N * N), row = i / N % N, key = i % N;
-        masked[i] = mask[row * N + key] + bias[head * 2 * reach + reach + key - row];
-    }
-    if (mask) self.bias = masked, self.ldbias = (ptrdiff_t)N, self.head_bias = N * N;
+    float *masked = mask ? masked_bias(m, bias, reach, mask, N) : NULL;
+    const T5Rows rows = {.ln1 = y, .q = q, .k = k, .v = v, .ctx = ctx, .proj = y, .mid = x, .cross_ln = y, .cross_q = q, .cross_ctx = ctx, .cross_mid = x, .ln2 = y,
+                         .up = h, .gate = g, .act = h, .out = x};
+    const Heads self = mask ? t5_heads(m, stack, b, &rows, masked, 0, 0) : t5_heads(m, stack, b, &rows, bias, reach, past->n);
+    TAP(bias, m->H, 2 * reach, "%s.block.0.layer.0.SelfAttention.relative_attention_bias", stack->decoder ? "decoder" : "encoder");
     if (keep) cache_grow(past, N);
-    TAP(x, N, C, "%s.embed_tokens", side);
-    for (size_t l = 0; l < stack->L; l++) {
-        const T5Layer *w = &stack->layer[l];
-        rmsnorm(y, x, w->self.ln_g, m->eps, N, C);                    TAP(y, N, C, "%s.block.%zu.layer.0.layer_norm", side, l);
-        linear(q, y, w->self.q, NULL, N, C, E);                       TAP(q, N, E, "%s.block.%zu.layer.0.SelfAttention.q", side, l);
-        linear(k, y, w->self.k, NULL, N, C, E);                       TAP(k, N, E, "%s.block.%zu.layer.0.SelfAttention.k", side, l);
-        linear(v, y, w->self.v, NULL, N, C, E);                       TAP(v, N, E, "%s.block.%zu.layer.0.SelfAttention.v", side, l);
-        if (keep) cache_put(past, l, k, E, v, E, N);
-        attend(m, b, &self, past, l, heads);                          TAP(ctx, N, E, "%s.block.%zu.layer.0.SelfAttention.ctx", side, l);
-        linear(y, ctx, w->self.o, NULL, N, E, C);                     TAP(y, N, C, "%s.block.%zu.layer.0.SelfAttention.o", side, l);
-        residual(x, y, x, N * C);                                     TAP(x, N, C, "%s.block.%zu.layer.0.residual", side, l);
-        if (stack->decoder) {
-            rmsnorm(y, x, w->cross.ln_g, m->eps, N, C);               TAP(y, N, C, "%s.block.%zu.layer.1.layer_norm", side, l);
-            linear(q, y, w->cross.q, NULL, N, C, E);                  TAP(q, N, E, "%s.block.%zu.layer.1.EncDecAttention.q", side, l);
-            attend_cross(m, b, q, ctx, cross, l);                     TAP(ctx, N, E, "%s.block.%zu.layer.1.EncDecAttention.ctx", side, l);
-            linear(y, ctx, w->cross.o, NULL, N, E, C);                TAP(y, N, C, "%s.block.%zu.layer.1.EncDecAttention.o", side, l);
-            residual(x, y, x, N * C);                                 TAP(x, N, C, "%s.block.%zu.layer.1.residual", side, l);
-        }
-        rmsnorm(y, x, w->ln_g, m->eps, N, C);                         TAP(y, N, C, "%s.block.%zu.layer.%d.layer_norm", side, l, last);
-        linear(h, y, w->up, NULL, N, C, F);                           TAP(h, N, F, "%s.block.%zu.layer.%d.DenseReluDense.%s", side, l, last, w->gate ? "wi_0" : "wi");
-        if (w->gate) {
-            linear(g, y, w->gate, NULL, N, C, F);                     TAP(g, N, F, "%s.block.%zu.layer.%d.DenseReluDense.wi_1", side, l, last);
-            activation_gated(m->act, h, h, g, N * F);
-        } else activation(m->act, h, h, N * F);
-        TAP(h, N, F, "%s.block.%zu.layer.%d.DenseReluDense.act", side, l, last);
-        linear(y, h, w->down, NULL, N, F, C);                         TAP(y, N, C, "%s.block.%zu.layer.%d.DenseReluDense.wo", side, l, last);
-        residual(x, y, x, N * C);                                     TAP(x, N, C, "%s.block.%zu.layer.%d.residual", side, l, last);
-    }
-    rmsnorm(x, x, stack->ln_g, m->eps, N, C);                         TAP(x, N, C, "%s.final_layer_norm", side);
+    TAP(x, N, C, "%s.embed_tokens", stack->decoder ? "decoder" : "encoder");
+    for (size_t l = 0; l < stack->L; l++) t5_layer(m, stack, b, l, &rows, &self, x, past, keep, cross);
+    rmsnorm(x, x, stack->ln_g, m->eps, N, C);                         TAP(x, N, C, "%s.final_layer_norm", stack->decoder ? "decoder" : "encoder");
     if (keep) past->n += N;
     free(y), free(q), free(k), free(v), free(ctx), free(h), free(g), free(bias), free(masked);
 }

@@ -81,14 +81,53 @@ typedef struct {
 } Cache;
 void cache_free(Cache *c);
 
+/* What the heads of one layer attend with: q, k, v [N,E] at row strides ldq, ldk; ctx [N,E]. */
+typedef struct {
+    const float *q, *k, *v;
+    size_t ldq, ldk;
+    float *ctx;
+    double scale;
+    bool causal;
+    const float *bias;   /* [H][...] or NULL: element (i,j) of head h at bias[h*head_bias + i*ldbias + j] */
+    ptrdiff_t ldbias;
+    size_t head_bias;
+} Heads;
+/* Every head of every sequence, [B*H], to be freed; the past of layer l before them (or NULL). */
+Attention *heads_of(const Model *m, const Batch *b, const Heads *h, const Cache *past, size_t l);
+/* The same over the encoder's keys and values alone, [H]. */
+Attention *cross_heads_of(const Model *m, const Batch *b, const float *q, float *ctx, const Cache *cross, size_t l);
+
 /* The embedding [C] of one piece. */
 void embed_piece(const Model *m, uint32_t id, float *x);
 /* Embeddings [n,C] of pieces, to be freed. */
 float *embed(const Model *m, const uint32_t *id, size_t n);
 
+/* The length of the longest sequence. */
+size_t longest(const Batch *b);
+
+/* What one layer of a GPT-2 computes on its way, in the order of the forward pass. A backward pass wants each in a place of its own; else they may
+ * share: mid and out the input's place, ln1, ln2 and proj one more, act that of up. */
+typedef struct {
+    float *ln1, *qkv, *ctx, *proj, *mid, *ln2, *up, *act, *out; /* up, act [N,F], qkv [N,3C], the others [N,C] */
+} Gpt2Rows;
+Heads gpt2_heads(const Model *m, const Batch *b, const Gpt2Rows *r, const float *mask);
+void gpt2_layer(const Model *m, const Batch *b, size_t l, const Gpt2Rows *r, const float *x, Cache *past, bool keep, const float *mask);
+/* Add the embeddings of the positions past, past+1, ... of each sequence. */
+void add_positions(const Model *m, const Batch *b, size_t past, float *x);
+
 /* x [N,C]: in embeddings (positions not yet added), out ln_f's output. mask [N,N] or NULL: added to the scores, for B = 1 without a past.
  * keep: the past goes on with these rows (B = 1). */
 void gpt2_forward(const Model *m, const Batch *b, Cache *past, bool keep, const float *mask, float *x);
+
+/* The same of a T5: q, k, v, ctx, cross_q, cross_ctx [N,E]; up, gate, act [N,F]; the others [N,C]. */
+typedef struct {
+    float *ln1, *q, *k, *v, *ctx, *proj, *mid, *cross_ln, *cross_q, *cross_ctx, *cross_mid, *ln2, *up, *gate, *act, *out;
+} T5Rows;
+/* bias: of position_bias with its reach, or of masked_bias with reach 0. */
+Heads t5_heads(const Model *m, const T5Stack *stack, const Batch *b, const T5Rows *r, const float *bias, size_t reach, size_t past);
+void t5_layer(const Model *m, const T5Stack *stack, const Batch *b, size_t l, const T5Rows *r, const Heads *self, float *x, Cache *past, bool keep, const Cache *cross);
+/* [H][N,N]: the bias by position and a mask [N,N] together; to be freed. */
+float *masked_bias(const Model *m, const float *bias, size_t reach, const float *mask, size_t N);
 
 /* x [N,C]: in embeddings, out the final norm's output. past: what this stack read before (decoder), with keep it goes on; cross: the encoder's
  * keys and values (decoder). mask [N,N] or NULL: -infinity where a query must not look, for an encoder with B = 1. */
