@@ -4,6 +4,9 @@ usage: python3 test/run.py BUILD_FOLDER [NAME...]     only the tests whose name 
 
 Each test ends with a line "N passed, N failed, N skipped" and exits 0 if nothing failed; a test that crashes, ends without that line,
 counts nothing at all or runs over its time counts as one failure. The last line here is the sum.
+
+TEST_STRIDE=N in the environment: of the golden cases of test_compress.py and test_mend.py only every N-th of each kind, where the same code was tested
+on all of them before and only the compiler or its sanitizers are new.
 """
 import glob
 import os
@@ -43,6 +46,7 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     os.chdir(os.path.dirname(here))
     os.environ["BUILD"] = build  # where a Python test finds the compiled one that it asks
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait for work must not take the cores from the tests beside them
     tests = [(os.path.basename(c)[:-2], [os.path.join(build, os.path.basename(c)[:-2])]) for c in sorted(glob.glob("test/test_*.c"))]
     tests += [(os.path.basename(p), [sys.executable, p]) for p in sorted(glob.glob("test/test_*.py"))]
     total = [0, 0, 0]

@@ -1,5 +1,6 @@
 """`lingua2 compress --compat` against the golden results of the Python package llmlingua 0.2.2 (test/make_compress_golden.py): every key of every result.
 Standard library alone; the models are made here (test/make_models.py, export.py). Needs ../shared/assets for the real tokenizers, else skips."""
+import concurrent.futures
 import glob
 import gzip
 import json
@@ -10,6 +11,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODELS = os.path.join(ROOT, "build", "test-models")
+STRIDE = int(os.environ.get("TEST_STRIDE", "1"))  # every so many of the cases are taken (test/run.py)
+WAYS = (["--threads", "1"], ["--threads", "2", "--math", "reference"])
 passed = failed = skipped = 0
 
 
@@ -41,30 +44,44 @@ def request(case, texts, number):
     return {"id": number, "context": context, **arguments}
 
 
-def run(path):
+def compress(flat, lines, options):
+    return subprocess.run([os.path.join(ROOT, "lingua2"), "compress", "--compat", "--jsonl", "-m", flat] + options, input=lines.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def compare(model, cases, done):
+    results = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    check(len(results) == len(cases), "%s: %d results for %d requests: %s" % (model, len(results), len(cases), done.stderr[:300]))
+    check(done.returncode == (1 if any("error" in c for c in cases) else 0), "%s: exit code %d" % (model, done.returncode))
+    for number, (case, got) in enumerate(zip(cases, results)):
+        what = "%s case %d %s %s" % (model, number, str(case["context"])[:60], str(case["args"])[:200])
+        if "error" in case:
+            check("error" in got, "%s: the package raises %s, ours gives %s" % (what, case["error"], str(got)[:200]))
+            continue
+        check(got.get("id") == number and set(got) == set(case["result"]) | {"id"}, "%s: keys %s %s" % (what, sorted(got), str(got)[:200]))
+        for key, want in case["result"].items():
+            check(got.get(key) == want, "%s: %s is\n    %s, the package's is\n    %s" % (what, key, str(got.get(key))[:300], str(want)[:300]))
+
+
+def read(path):
+    """Model, cases, and a request line for each case."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         header, *cases = [json.loads(line) for line in file]
-    flat = flat_file(header["model"])
-    lines = "".join(json.dumps(request(c, header["texts"], i)) + "\n" for i, c in enumerate(cases))
-    for options in (["--threads", "1"], ["--threads", "2", "--math", "reference"]):
-        done = subprocess.run([os.path.join(ROOT, "lingua2"), "compress", "--compat", "--jsonl", "-m", flat] + options, input=lines.encode(), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE)
-        results = [json.loads(line) for line in done.stdout.decode().splitlines()]
-        check(len(results) == len(cases), "%s: %d results for %d requests: %s" % (header["model"], len(results), len(cases), done.stderr[:300]))
-        check(done.returncode == (1 if any("error" in c for c in cases) else 0), "%s: exit code %d" % (header["model"], done.returncode))
-        for number, (case, got) in enumerate(zip(cases, results)):
-            what = "%s case %d %s %s" % (header["model"], number, str(case["context"])[:60], str(case["args"])[:200])
-            if "error" in case:
-                check("error" in got, "%s: the package raises %s, ours gives %s" % (what, case["error"], str(got)[:200]))
-                continue
-            check(got.get("id") == number and set(got) == set(case["result"]) | {"id"}, "%s: keys %s %s" % (what, sorted(got), str(got)[:200]))
-            for key, want in case["result"].items():
-                check(got.get(key) == want, "%s: %s is\n    %s, the package's is\n    %s" % (what, key, str(got.get(key))[:300], str(want)[:300]))
+    cases = cases[::STRIDE]
+    return header["model"], cases, "".join(json.dumps(request(c, header["texts"], i)) + "\n" for i, c in enumerate(cases))
+
+
+def main():
+    """Every file of golden results in each way, one process for each, side by side."""
+    plan = [read(path) for path in sorted(glob.glob(os.path.join(ROOT, "test", "golden", "compress-*.jsonl.gz")))]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        flats = list(pool.map(flat_file, [model for model, *_ in plan]))
+        running = [(model, cases, pool.submit(compress, flat, lines, way)) for (model, cases, lines), flat in zip(plan, flats) for way in WAYS]
+        for model, cases, job in running:
+            compare(model, cases, job.result())
 
 
 if os.path.isdir(os.path.join(ROOT, "..", "shared", "assets")):
-    for golden in sorted(glob.glob(os.path.join(ROOT, "test", "golden", "compress-*.jsonl.gz"))):
-        run(golden)
+    main()
 else:
     skipped += 1
     print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
