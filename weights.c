@@ -266,6 +266,11 @@ bool weights_open(Weights **out, const char *path, Error *err) {
     return true;
 }
 
+bool weights_writable(Weights *w, Error *err) {
+    if (mprotect(w->map, w->map_len, PROT_READ | PROT_WRITE) == 0) return true;
+    return fail(err, BAD_SYSTEM, "%s: its memory cannot be made writable: %s", w->path, strerror(errno));
+}
+
 void weights_close(Weights *w) {
     if (!w) return;
     for (size_t i = 0; w->copy && i < w->n; i++) free(w->copy[i]);
@@ -292,6 +297,13 @@ const Tensor *weights_find(const Weights *w, const char *name) {
     const NameEntry *found = bsearch(&key, w->by_name, w->n, sizeof key, compare_names);
     return found ? &w->tensor[found->index] : NULL;
 }
+
+size_t weights_meta_count(const Weights *w) {
+    const Json *meta = json_get(&w->header, "__metadata__");
+    return meta ? meta->len : 0;
+}
+
+const char *weights_meta_key(const Weights *w, size_t i) { return json_get(&w->header, "__metadata__")->key[i]; }
 
 const char *weights_meta(const Weights *w, const char *key) {
     const Json *value = json_get(json_get(&w->header, "__metadata__"), key);

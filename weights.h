@@ -24,12 +24,16 @@ typedef struct Weights Weights;
 
 /* Map and check a file. Errors: BAD_INPUT if it cannot be opened, BAD_MODEL if it is not a sound flat file. */
 bool weights_open(Weights **out, const char *path, Error *err);
+/* Let the numbers be changed in memory; the file stays as it is. Errors: BAD_SYSTEM. */
+bool weights_writable(Weights *w, Error *err);
 void weights_close(Weights *w); /* NULL is fine; all tensors of it are gone */
 
 size_t weights_count(const Weights *w);
 const Tensor *weights_at(const Weights *w, size_t i);         /* in order of offset */
 const Tensor *weights_find(const Weights *w, const char *name); /* or NULL */
 const char *weights_meta(const Weights *w, const char *key);    /* value of __metadata__, or NULL */
+size_t weights_meta_count(const Weights *w);
+const char *weights_meta_key(const Weights *w, size_t i); /* in the file's order */
 const char *weights_path(const Weights *w);
 size_t weights_bytes(const Weights *w); /* of the whole file */
 const char *dtype_name(Dtype d);        /* "F32", ... */
