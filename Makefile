@@ -93,8 +93,12 @@ static:
 	rm -f $(PROGRAMS)
 	$(MAKE) CC=musl-gcc OPENMP= LDFLAGS=-static B=build/static all
 
+# The pack that a port is checked with, byte for byte as it stands in conformance/.
+conformance: $(PROGRAMS)
+	python3 test/make_conformance.py
+
 clean:
 	rm -rf $(B) $(PROGRAMS)
 
 .DELETE_ON_ERROR:
-.PHONY: all demo test bench install uninstall static clean
+.PHONY: conformance all demo test bench install uninstall static clean

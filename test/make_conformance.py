@@ -2,9 +2,10 @@
 
 usage: python3 test/make_conformance.py [FOLDER]      default: conformance; needs ./lingua2 and ./mend
 
-models/NAME.safetensors   six tiny models in the flat format (docs/FORMAT.md), their weights cut out of SHAKE-256
-runs.json                 what each model is given
-NAME.{fast,reference}.taps the manifests of those runs
+models/NAME.safetensors     six tiny models in the flat format (docs/FORMAT.md), their weights cut out of SHAKE-256
+runs.json                   what each model is given
+NAME.{fast,reference}.taps  the manifests of those runs
+vectors.jsonl               one op each, on inputs that show one mistake each (make_vectors.py)
 No width is a multiple of a vector, ids repeat, one id is the padding's, and the T5s are long enough for logarithmic buckets.
 """
 import hashlib
@@ -17,6 +18,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "test"))
+import make_vectors  # noqa: E402
 from make_models import uniform  # noqa: E402
 
 LOGITS = 1.75  # their deviation
@@ -184,6 +186,7 @@ def main():
         write_flat(os.path.join(folder, "models", name + ".safetensors"), make(name, config).items, config, architecture)
     with open(os.path.join(folder, "runs.json"), "w") as f:
         f.write("{\n" + ",\n".join("%s: %s" % (json.dumps(name), json.dumps(run)) for name, run in RUNS.items()) + "\n}\n")
+    make_vectors.write(os.path.join(folder, "vectors.jsonl"))
     for name, run in RUNS.items():
         for arithmetic in ("fast", "reference"):
             subprocess.run(command(run, folder) + ["--math", arithmetic, "--threads", "1", "--hash-only", "-o", os.path.join(folder, "%s.%s" % (name, arithmetic))], check=True)
