@@ -179,8 +179,7 @@ def command(run, folder):
     return out
 
 
-def main():
-    folder = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "conformance")
+def make(folder):
     os.makedirs(os.path.join(folder, "models"), exist_ok=True)
     for name, (make, config, architecture) in MODELS.items():
         write_flat(os.path.join(folder, "models", name + ".safetensors"), make(name, config).items, config, architecture)
@@ -193,4 +192,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    make(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "conformance"))

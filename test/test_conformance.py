@@ -1,0 +1,212 @@
+"""The conformance pack, the ports and the commands trace, compare, replay. Standard library alone; Node's port is skipped where there is no node.
+
+What must hold: `make conformance` gives the committed bytes; our programs, contract.py and contract.js give the committed manifests, in both arithmetics;
+an error put into a run on purpose is found by the commands, in its place.
+"""
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [os.path.join(ROOT, "test"), os.path.join(ROOT, "test", "ports")]
+import contract  # noqa: E402
+import make_conformance  # noqa: E402
+
+PACK = os.path.join(ROOT, "conformance")
+EQUAL, WITHIN, BEYOND, UNREADABLE = range(4)
+passed = failed = skipped = 0
+
+
+def check(good, *what):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    if not good:
+        print("failed:", *what)
+
+
+def skip(*why):
+    global skipped
+    skipped += 1
+    print("skipped:", *why)
+
+
+def compared_lines(text):
+    """A manifest without comments and without the fields that are for the eye."""
+    return ["\t".join(line.split("\t")[:6]) for line in text.splitlines() if not line.startswith("#")]
+
+
+def read(*path):
+    with open(os.path.join(*path), "rb") as f:
+        return f.read()
+
+
+def run(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def committed(name, arithmetic):
+    return compared_lines(read(PACK, "%s.%s.taps" % (name, arithmetic)).decode())
+
+
+# ==== the pack ====
+
+def test_rebuilt(folder):
+    make_conformance.make(folder)
+    for at, _, files in os.walk(folder):
+        for name in files:
+            ours = os.path.join(PACK, os.path.relpath(os.path.join(at, name), folder))
+            check(os.path.exists(ours) and read(ours) == read(at, name), os.path.relpath(ours, ROOT), "is not what `make conformance` makes")
+
+
+def test_threads(folder):
+    for name, run_of in make_conformance.RUNS.items():
+        for arithmetic in ("fast", "reference"):
+            out = os.path.join(folder, name)
+            code, _, error = run(*make_conformance.command(run_of, PACK), "--math", arithmetic, "--threads", "3", "--hash-only", "-o", out)
+            check(code == 0 and read(out + ".taps") == read(PACK, "%s.%s.taps" % (name, arithmetic)), name, arithmetic, "on three threads", error)
+
+
+def test_python_port():
+    for name, run_of in make_conformance.RUNS.items():
+        for m in (contract.Fast, contract.Reference):
+            check(list(contract.compute(PACK, run_of, m).manifest()) == committed(name, m.name), "contract.py:", name, m.name)
+    check(contract.check_vectors(PACK) == 0, "contract.py: vectors")
+    with open(os.path.join(ROOT, "test", "golden", "crmath.txt")) as f:
+        lines = [line.split() for line in f if not line.startswith("d_")]
+    wrong = [line for line in lines if contract.bits(contract.function(line[0], struct.unpack(">f", bytes.fromhex(line[1]))[0])) != line[2]]
+    check(lines and not wrong, "contract.py:", len(wrong), "of", len(lines), "golden values of functions, first", wrong[:1])
+
+
+def test_javascript_port():
+    if not shutil.which("node"):
+        return skip("contract.js: no node")
+    port = os.path.join(ROOT, "test", "ports", "contract.js")
+    for name in make_conformance.RUNS:
+        for arithmetic in ("fast", "reference"):
+            code, out, error = run("node", port, PACK, name, arithmetic)
+            check(code == 0 and out.splitlines() == committed(name, arithmetic), "contract.js:", name, arithmetic, error[:300])
+    code, out, _ = run("node", port, PACK, "vectors")
+    check(code == 0, "contract.js:", out)
+
+
+# ==== the commands ====
+
+def mend(*arguments):
+    return run(os.path.join(ROOT, "mend"), *arguments)
+
+
+def damaged(source, target, name, change):
+    """A copy of a run with the bytes of one tensor changed."""
+    raw = bytearray(read(source))
+    (length,) = struct.unpack_from("<Q", raw)
+    begin, end = json.loads(raw[8:8 + length])[name]["data_offsets"]
+    raw[8 + length + begin:8 + length + end] = change(bytes(raw[8 + length + begin:8 + length + end]))
+    with open(target, "wb") as f:
+        f.write(raw)
+
+
+def one_ulp(raw, i=37):
+    value = struct.unpack_from("<I", raw, 4 * i)[0] + 1
+    return raw[:4 * i] + struct.pack("<I", value) + raw[4 * i + 4:]
+
+
+def scaled(raw):
+    values = struct.unpack("<%df" % (len(raw) // 4), raw)
+    return struct.pack("<%df" % len(values), *(1.01 * x for x in values))
+
+
+def test_commands(folder):
+    def at(name):
+        return os.path.join(folder, name)
+    gpt2, llm = make_conformance.RUNS["gpt2"], os.path.join(PACK, "models", "gpt2.safetensors")
+    trace = make_conformance.command(gpt2, PACK)[1:]
+    for arithmetic in ("fast", "reference"):
+        code, _, error = mend(*trace, "--math", arithmetic, "-o", at(arithmetic), "--npy", at(arithmetic))
+        check(code == 0, "trace", error)
+    for a, b in (("fast.safetensors", "fast.safetensors"), ("fast.safetensors", "fast.taps"), ("fast", "fast.safetensors"), ("fast", "fast.taps")):
+        code, out, error = mend("compare", at(a), at(b))
+        check(code == EQUAL and "31 equal, 0 within tolerance, 0 beyond; 0 in the first run alone, 0 in the second alone" in out, "compare", a, b, code, out[-200:], error)
+    code, out, error = mend("compare", at("fast.safetensors"), at("reference.safetensors"))
+    check(code == WITHIN and "first difference: h.0.attn.c_attn[0, 2]" in out, "compare fast reference", code, error)
+    check(mend("compare", at("fast.safetensors"), at("reference.safetensors"), "--tolerance", "1e-9")[0] == BEYOND, "compare --tolerance")
+    check(mend("compare", at("fast.taps"), at("reference.taps"))[0] == BEYOND, "compare of two manifests")
+    code, out, _ = mend("compare", at("reference.safetensors"), at("fast.safetensors"), "--truth", at("reference.safetensors"))
+    check(code == WITHIN and "rms ratio" in out, "compare --truth", code)
+    check(mend("compare", at("fast.safetensors"), at("reference.safetensors"), "--truth", at("reference.safetensors"))[0] == BEYOND, "compare --truth, the worse one first")
+
+    damaged(at("fast.safetensors"), at("ulp.safetensors"), "h.1.mlp.c_fc", one_ulp)
+    code, out, error = mend("compare", at("ulp.safetensors"), at("fast.safetensors"))
+    check(code == WITHIN and "first difference: h.1.mlp.c_fc[1, 0]" in out and "30 equal, 1 within" in out and "  1: 1\n" in out, "compare after one ulp", code, out[-300:])
+    damaged(at("fast.safetensors"), at("wrong.safetensors"), "h.0.mlp.act", scaled)
+    check(mend("compare", at("wrong.safetensors"), at("fast.safetensors"))[0] == BEYOND, "compare after 1%")
+
+    code, out, error = mend("replay", "-l", llm, at("fast.safetensors"))
+    check(code == EQUAL and "30 equal, 0 within tolerance, 0 beyond; 0 in the first" in out, "replay", code, out[-200:], error)
+    check(mend("replay", "-l", llm, at("reference.safetensors"))[0] == EQUAL, "replay takes the run's arithmetic")
+    code, out, error = mend("replay", "-l", llm, at("wrong.safetensors"))
+    check(code == BEYOND and "first difference: h.0.mlp.act[0, 0]" in out, "replay of a wrong op", code, out[-300:])
+
+    test_options(at, trace)
+    with open(at("short.safetensors"), "wb") as f:
+        f.write(read(at("fast.safetensors"))[:-4])
+    with open(at("bad.taps"), "w") as f:
+        f.write("0\tx\tF32\n")
+    for bad in ("short.safetensors", "bad.taps", "none.safetensors"):
+        code, out, error = mend("compare", at(bad), at("fast.safetensors"))
+        check(code == UNREADABLE and bad in error and not out, "compare", bad, code, error)
+    check(mend("replay", "-l", llm, at("fast.taps"))[0] == UNREADABLE, "replay of a manifest")
+    check(mend("replay", "-l", llm, at("none"))[0] == UNREADABLE, "replay of nothing")
+
+
+def test_options(at, trace):
+    check(mend(*trace, "--only", "h.1.*", "-o", at("only"))[0] == 0, "trace --only")
+    names = [line.split("\t")[1] for line in compared_lines(read(at("only.taps")).decode())]
+    check(len(names) == 12 and all(name.startswith("h.1.") for name in names), "trace --only gives", names)
+    check(mend(*trace, "--only", "h.?.ln_*", "--hash-only", "-o", at("hash"))[0] == 0 and not os.path.exists(at("hash.safetensors")), "trace --hash-only")
+    check(len(compared_lines(read(at("hash.taps")).decode())) == 4, "trace --only h.?.ln_*")
+    check(mend("trace", "-o", at("x"))[0] == 2, "trace without a model")
+    check(mend(*trace[:-1], "66,99999", "-o", at("x"))[0] == 1, "trace of an id that does not exist")
+    check(mend(*trace)[0] == 2, "trace without -o")
+    # a NaN among the weights: named, and the files are there
+    damaged(os.path.join(PACK, "models", "gpt2.safetensors"), at("nan.safetensors"), "h.1.mlp.c_fc.bias", lambda raw: struct.pack("<f", float("nan")) + raw[4:])
+    code, _, error = mend("trace", "-l", at("nan.safetensors"), *trace[3:], "-o", at("nan"))
+    check(code == 3 and "h.1.mlp.c_fc holds a NaN" in error and os.path.exists(at("nan.taps")), "trace of a NaN", code, error)
+
+
+MISTAKE = ("r = 1 / Math.sqrt(v + eps);", "r = 1 / (Math.sqrt(v) + eps);")
+
+
+def test_as_a_port_author(folder):
+    """One op written wrongly in the JavaScript port: replay names it alone, in one command."""
+    if not shutil.which("node"):
+        return skip("a mistake in contract.js: no node")
+    port, out = os.path.join(folder, "wrong.js"), os.path.join(folder, "mine")
+    source = read(ROOT, "test", "ports", "contract.js").decode()
+    check(source.count(MISTAKE[0]) == 1, "the line to spoil is there")
+    with open(port, "w") as f:
+        f.write(source.replace(*MISTAKE))
+    code, _, error = run("node", port, PACK, "gpt2", "fast", out)
+    check(code == 0, "the spoilt port runs", error[:300])
+    code, table, _ = mend("replay", "-l", os.path.join(PACK, "models", "gpt2.safetensors"), out + ".safetensors")
+    wrong = [line.split()[0] for line in table.splitlines() if "/" in line and int(line.split()[2].split("/")[0]) > 0]
+    check(code in (WITHIN, BEYOND) and wrong == ["h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f"], "replay names", wrong, code)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        for part, test in (("pack", test_rebuilt), ("threads", test_threads), ("commands", test_commands), ("author", test_as_a_port_author)):
+            os.mkdir(os.path.join(folder, part))
+            test(os.path.join(folder, part))
+    test_python_port()
+    test_javascript_port()
+    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
