@@ -1,14 +1,13 @@
 /* base.c - see base.h. Depends on libc alone. */
 #include "base.h"
 
+#include "posix.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* Take a half character off the end of a text that was cut at len bytes. */
 static void cut_character(char *text, size_t len) {

@@ -2,11 +2,10 @@
 #include "program.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "posix.h"
 #include "tensor.h"
 
 /* ---- in and out ---- */

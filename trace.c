@@ -1,14 +1,13 @@
 /* trace.c - see trace.h. */
 #include "trace.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "posix.h"
 #include "tensor.h"
 
 /* ---- one tap ---- */

@@ -6,15 +6,12 @@
 #include "weights.h"
 
 #include "json.h"
+#include "posix.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { MAX_HEADER = 100000000, DATA_ALIGN = 64 }; /* the header limit of the safetensors format; where we let data start */
 
