@@ -83,7 +83,7 @@ bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *er
     return false;
 }
 
-static void put_info(const Weights *w, bool json, Bytes *out) {
+void put_info(const Weights *w, bool json, Bytes *out) {
     static const char *const meta[] = {"format", "architecture", "family", "config", "tokenizer", "new_token_base", "source_sha256", "content_sha256", "demonstrations_sha256", "distiller_sha256",
                                        "llm_sha256"};
     size_t parameters = 0;

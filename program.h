@@ -60,7 +60,8 @@ bool parse_ids(const Bytes *text, uint32_t **id, size_t *n, Error *err);
 /* The path of a file of models/: beside the program, else in the prefix it is installed in, else in the one it was built for. */
 void models_path(const Common *c, const char *name, Bytes *path);
 bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *err);
-/* Print what a model file holds. */
+/* What a model file holds: append it, or print it. */
+void put_info(const Weights *w, bool json, Bytes *out);
 bool print_info(const char *path, bool json, Error *err);
 
 /* The JSON under `config`; the file's path is named in what follows. Errors: BAD_MODEL. */
