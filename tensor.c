@@ -93,9 +93,10 @@ enum {
     TILE_ROWS = 6,         /* 6 rows of 4 AVX-512 or 2 AVX2 vectors fill the registers with sums */
     PANEL_BYTES_MAX = 256, /* 4 vectors of 64 bytes */
     PASS_ROWS = 768,       /* rows packed at once: bounds the scratch memory */
-    BLOCK_BYTES = 4096,    /* k of one block, in bytes of a row of x: 6 such rows stay in the first-level cache */
-    STRIP_COLS = 128,      /* columns of one strip: a block of it, 512 KiB, stays in the second-level cache */
-    JOB_STRIPS = 2,        /* strips a thread takes at a time */
+    BLOCK_K = 384,         /* k of one block, at most, */
+    PANEL_CACHE = 32768,   /* and bytes of a panel's block, at most: it stays in the first-level cache while tiles pass */
+    ROW_GROUP = 12,        /* tiles that pass over each panel of a strip in turn: these and the strip stay in the second-level cache */
+    STRIP_COLS = 192,      /* columns packed together, whole cache lines of w */
     AHEAD = 64,            /* columns ahead of use that few rows ask memory for */
     LANES = 32             /* queries of one attention block */
 };
@@ -118,15 +119,15 @@ typedef struct {
     size_t parts; /* jobs that share these, by rows */
 } Linear;
 
-/* Many rows: a strip of w that stays in the second-level cache while all rows pass. Few rows: w is read once, as it
+/* Many rows: one block of a panel of w stays in the first-level cache while all rows pass. Few rows: w is read once, as it
  * lies, a few long streams at a time, so that memory is the only limit. */
 static void linear_plan(Linear *l, size_t number_size) {
-    const size_t panel = panel_bytes(isa_level) / number_size, panels = divide_up(l->O, panel), T = (size_t)threads;
+    const size_t bytes = panel_bytes(isa_level), panel = bytes / number_size, panels = divide_up(l->O, panel), T = (size_t)threads;
     const bool few = l->N <= 2 * TILE_ROWS;
-    l->block = few ? 16 : BLOCK_BYTES / number_size;
+    l->block = few ? 16 : min_size(BLOCK_K, PANEL_CACHE / bytes);
     l->strip = few ? 1 : divide_up(STRIP_COLS, panel);
     l->range = few ? 4096 / panel : l->strip;
-    const size_t groups = min_size(round_up(divide_up(panels, few ? l->range : JOB_STRIPS * l->strip), T), panels);
+    const size_t groups = min_size(round_up(divide_up(panels, l->range), T), panels);
     l->share = divide_up(panels, groups);
     l->range = min_size(l->range, l->share);
     l->strip = min_size(l->strip, l->range);

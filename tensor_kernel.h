@@ -11,7 +11,8 @@
  *
  *   x: tiles of 6 rows, [6][K]         w: panels of NR columns, [K][NR], zeros beyond the matrix
  *
- * K is cut into blocks so that a panel stays in the cache; the sums wait between blocks in memory, unrounded.
+ * C is cut into blocks of K so that a panel stays in the first-level cache while all tiles pass; the sums wait between blocks in memory,
+ * unrounded.
  */
 
 /* ---- packing ---- */
@@ -32,17 +33,25 @@ static void TN(pack_lanes)(T *out, const float *x, size_t ldx, size_t rows, size
         for (size_t r = 0; r < rows; r++) out[k * LANES + r] = (T)x[r * ldx + k];
 }
 
+/* One row of a panel. Arrays are assigned where nothing is converted: of a loop compilers make a call of memcpy, which costs more than the copy. */
+ISA_BODY void TN(copy_row)(T *restrict to, const float *restrict from, const size_t NR) {
+    typedef struct {
+        float at[8];
+    } Eight;
+    if (sizeof(T) == sizeof(float)) {
+        for (size_t i = 0; i < NR; i += 8) *(Eight *)(void *)(to + i) = *(const Eight *)(const void *)(from + i);
+    } else {
+#pragma omp simd
+        for (size_t i = 0; i < NR; i++) to[i] = (T)from[i];
+    }
+}
+
 /* out: rows k0.. of panels of [rows][NR] from w [K,O], row stride ldw; the last panel, if not full, has panel_width(...) columns. */
 ISA_BODY void BODY(pack_panels)(int level, T *restrict out, size_t panel_rows, size_t k0, const float *restrict w, size_t ldw, size_t K, size_t O) {
     const size_t NR = panel_bytes(level) / sizeof(T);
     for (size_t k = 0; k < K; k++) {
         size_t j = 0;
-        for (; j + NR <= O; j += NR) {
-            T *restrict to = out + j * panel_rows + (k0 + k) * NR;
-            const float *restrict from = w + k * ldw + j;
-#pragma omp simd
-            for (size_t i = 0; i < NR; i++) to[i] = (T)from[i];
-        }
+        for (; j + NR <= O; j += NR) TN(copy_row)(out + j * panel_rows + (k0 + k) * NR, w + k * ldw + j, NR);
         if (j == O) continue;
         const size_t width = panel_width(O - j, NR);
         for (size_t i = 0; i < width; i++) out[j * panel_rows + (k0 + k) * width + i] = i < O - j ? (T)w[k * ldw + j + i] : 0;
@@ -122,28 +131,28 @@ ISA_BODY void BODY(finish)(int level, float *restrict y, size_t ldy, const T *re
 ISA_CLONES(TN(finish), (float *y, size_t ldy, const T *s, const float *b, size_t rows, size_t cols, size_t valid),
            y, ldy, s, b, rows, cols, valid)
 
-/* Panels [p0,p1), tiles [t0,t1), k in [k0,k0+K): pack w, a strip of panels at a time, and pass every tile over them. next: where in w
- * the block begins that follows. */
+/* Panels [p0,p1), tiles [t0,t1), k in [k0,k0+K): pack w, a strip of panels at a time; over each panel of the strip pass the tiles, a group at a
+ * time. next: where in w the block begins that follows. */
 static void TN(linear_block)(const Linear *l, const T *xp, T *wp, T *sums, size_t p0, size_t p1, size_t t0, size_t t1, size_t k0, size_t K,
                              size_t next) {
-    const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O;
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O, tiles = t1 - t0;
     for (size_t q = p0, end; q < p1; q = end) {
         end = min_size(q + l->strip, p1);
         const size_t from = q * NR, to = min_size(end * NR, O);
         /* Few rows: a full panel of the kernel's own numbers is read where it lies, what comes soon is asked for. */
-        const bool lies = sizeof(T) == sizeof(float) && t1 - t0 <= 2 && end == q + 1 && to - from == NR;
+        const bool lies = sizeof(T) == sizeof(float) && tiles <= 2 && end == q + 1 && to - from == NR;
         if (lies) prefetch_share(l->w, l->C * O, k0 * O + from + AHEAD, O, K, NR, 0, 1);
         else TN(pack_panels)(wp, K, 0, l->w + k0 * O + from, O, K, to - from);
-        for (size_t t = t0; t < t1; t++) {
+        for (size_t step = 0; step < (end - q) * tiles; step++) {
+            const size_t g = step / ((end - q) * ROW_GROUP) * ROW_GROUP, at = step - g * (end - q); /* tiles before this group; steps within */
+            const size_t group = min_size(ROW_GROUP, tiles - g), p = q + at / group, t = t0 + g + at % group;
+            const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
             const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
-            if (t1 - t0 > 2) prefetch_share(l->w, l->C * O, next, O, K, to - from, t - t0, t1 - t0);
-            for (size_t p = q; p < end; p++) {
-                const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
-                T *s = sums + ((t - t0) * (p1 - p0) + (p - p0)) * TILE_ROWS * NR;
-                const T *panel = lies ? (const T *)(const void *)(l->w + k0 * O + j) : wp + (j - from) * K;
-                TN(multiply)(s, k0 == 0, xp + n * l->C + k0 * rows, K, panel, lies ? O : cols, K, rows, cols);
-                if (k0 + K == l->C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
-            }
+            T *s = sums + ((t - t0) * (p1 - p0) + (p - p0)) * TILE_ROWS * NR;
+            const T *panel = lies ? (const T *)(const void *)(l->w + k0 * O + j) : wp + (j - from) * K;
+            if (tiles > 2) prefetch_share(l->w, l->C * O, next, O, K, to - from, step, (end - q) * tiles);
+            TN(multiply)(s, k0 == 0, xp + k0 * l->N + n * K, K, panel, lies ? O : cols, K, rows, cols);
+            if (k0 + K == l->C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
         }
     }
 }
@@ -170,7 +179,7 @@ static void TN(linear_pass)(const Linear *l) {
     for (size_t t = 0; t < tiles; t++) {
         const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
         for (size_t k0 = 0; k0 < l->C; k0 += l->block)
-            TN(pack_rows)(xp + n * l->C + k0 * rows, l->x + n * l->C + k0, l->C, rows, min_size(l->block, l->C - k0));
+            TN(pack_rows)(xp + k0 * l->N + n * min_size(l->block, l->C - k0), l->x + n * l->C + k0, l->C, rows, min_size(l->block, l->C - k0));
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (worth_threads(l->N * l->C * l->O))
     for (size_t job = 0; job < jobs; job++) {
