@@ -1,7 +1,8 @@
 /* lingua2.h - what the parts of lingua2 share: the classifier and how pieces go through it, requests and results, the commands.
  *
- * lingua2.c          the model, the encoder, chunks through the classifier, main
+ * lingua2.c          the model, the encoder, the faithful mode, main
  * lingua2_compat.c   compression as the Python package does it
+ * lingua2_stream.c   JSON lines through a warm model
  * lingua2_cli.c      requests and results as options, JSON and JSON lines; commands
  * lingua2_trace.c    one pass through the classifier, recorded and replayed
  */
@@ -96,9 +97,21 @@ typedef struct {
     bool use_context_level_filter, use_token_level_filter, return_word_label, force_reserve_digit, drop_consecutive;
     Texts force_context_ids, force_tokens, chunk_end_tokens;
     Bytes word_sep, label_sep, token_to_word;
+    /* the faithful mode alone */
+    double threshold; /* below 0: none */
+    bool only_if_smaller;
+    Bytes count, keep, baseline;
 } Request;
 Request request_new(void);
+Request request_copy(const Request *from); /* without the contexts */
 void request_free(Request *r);
+
+/* A word of a context: its bytes there, its probability (1 if forced), its verdict. */
+typedef struct {
+    size_t start, end, context;
+    float p;
+    bool forced, kept;
+} Label;
 
 /* The dict it returns. */
 typedef struct {
@@ -106,8 +119,101 @@ typedef struct {
     size_t origin_tokens, compressed_tokens;
     Bytes labels;                       /* fn_labeled_original_prompt */
     bool has_labels;
+    /* the faithful mode alone */
+    Bytes prompt;
+    size_t budget;
+    Label *word; /* [words], if there are labels */
+    size_t words;
 } Result;
 void result_free(Result *r);
+
+/* The request's keywords as options of a command. */
+enum { KEYWORDS = 21, PACKAGE_KEYWORDS = 16 };
+void request_options(Request *r, CliOption option[KEYWORDS]);
+/* {"id": ..., "context": ..., keyword: ...}; with compat the package's keywords alone. Errors: BAD_INPUT. */
+bool request_read(const Json *j, bool compat, Request *r, Error *err);
+/* Append the result as JSON, without braces: the package's keys; in the faithful mode `rate` is a number, and what was asked for and the words are told too. */
+void put_result(const Request *r, const Result *result, bool compat, Bytes *out);
+
+/* ==== the faithful mode (lingua2.c) ==== */
+
+typedef struct {
+    size_t start, end; /* bytes */
+} Span;
+
+/* A word: a slice of a document's text. */
+typedef struct {
+    size_t start, end, context;
+    float p;             /* of its pieces, forcing aside */
+    bool forced, listed; /* listed: by a force token */
+    size_t step;         /* the step that takes it; SIZE_MAX: none */
+} Word;
+
+/* What was taken up to a step makes a text of so many tokens; p: the probability of the word that the step took. */
+typedef struct {
+    size_t tokens;
+    float p;
+} Step;
+
+typedef enum { COUNT_CL100K, COUNT_MODEL, COUNT_WORDS } Counting;
+enum { KEEP_CODE = 1, KEEP_URLS = 2, KEEP_NUMBERS = 4, KEEP_QUOTES = 8 };
+
+/* A request's contexts as one text, cut into words, and the order in which a growing budget takes them: step 0 takes the forced words, each further one a word
+ * (with the marks that it needs beside it). A budget is met by all steps before the first that would pass it, so one ranking serves any rate:
+ *
+ *     document_open, classify_chunks on its chunks, document_rank with SIZE_MAX, then for any budget document_steps, document_label, document_text */
+typedef struct {
+    const Model *m;
+    const Tokenizer *counter;
+    const Request *r;
+    Bytes text; /* the contexts, a blank line between two */
+    size_t contexts;
+    Span *context;
+    bool *reserve; /* by context: the context filter leaves it in */
+    Counting counting;
+    unsigned keep;
+    size_t origin_tokens;
+    Pieces piece;
+    Word *word; /* [n] */
+    size_t n;
+    Chunk *chunk; /* [chunks] */
+    size_t chunks;
+    unsigned char *space; /* [n + 1] the white space before each word and before the end: 0 none, 1 some, 2 a line break, 3 a blank line */
+    size_t *spaces[4];    /* [n + 2] how often there is at least so much before words 0..i-1 */
+    Step *step;           /* [steps + 1] */
+    size_t steps;
+} Document;
+
+/* What a request says in words, checked. Errors: BAD_INPUT. */
+bool request_check(const Request *r, Counting *counting, unsigned *keep, Error *err);
+/* m, counter (cl100k_base) and r must outlive it. Errors: BAD_INPUT for a request that makes no sense; the model's, if it has no tokenizer. */
+bool document_open(const Model *m, const Tokenizer *counter, const Request *r, Document *d, Error *err);
+void document_close(Document *d);
+/* False if its result does not depend on the classifier: then its chunks need not be classified. */
+bool document_needs_model(const Document *d);
+/* Order the words and count, as far as the first step that makes more than `most` tokens. */
+bool document_rank(Document *d, size_t most, Error *err);
+/* The tokens that the request allows; the last step that may be taken with so many (or by the request's threshold). At least one word is taken. */
+size_t document_budget(const Document *d);
+size_t document_steps(const Document *d, size_t budget);
+/* Word i after a step; append the text after a step. */
+Label document_label(const Document *d, size_t i, size_t step);
+void document_text(const Document *d, size_t step, Bytes *out);
+/* Rank and choose for its request. */
+bool document_compress(Document *d, Result *out, Error *err);
+
+/* n requests through the classifier together. ok[i] says whether out[i] or err[i] is filled. */
+void compress_batch(const Model *m, const Tokenizer *counter, const Request *r, size_t n, Result *out, Error *err, bool *ok);
+
+/* The first place at or after `from` where `what` (not empty) stands in text[0..end), or end. */
+size_t find(const char *text, size_t end, size_t from, const char *what, size_t len);
+/* A decimal digit of any script. */
+bool has_digit(const char *text, size_t len);
+/* np.percentile(value, q), method "linear", of n values in float32 (single) or float64; sorts value. In float32 each step is rounded. */
+double percentile(double *value, size_t n, int q, bool single);
+/* The context filter's rate, and whether it must leave context i in. */
+double context_rate(const Request *r, size_t origin_tokens);
+bool is_forced_context(const Request *r, size_t i);
 
 /* ==== compatible mode (lingua2_compat.c) ==== */
 
@@ -115,8 +221,6 @@ void result_free(Result *r);
 void add_new_tokens(Model *m);
 /* compress_prompt_llmlingua2; counter: cl100k_base. Errors: BAD_INPUT wherever the package raises, before or after work was done. */
 bool compress_compat(const Model *m, const Tokenizer *counter, const Request *r, Result *out, Error *err);
-/* np.percentile(value, q), method "linear", of n values in float32 (single) or float64; sorts value. In float32 each step is rounded. */
-double percentile(double *value, size_t n, int q, bool single);
 /* The string of piece i as the reference's tokenize() gives it. */
 Slice piece_string(const Tokenizer *t, const Bytes *text, const Pieces *p, size_t i);
 
@@ -132,10 +236,16 @@ bool need_text(const Json *line, const char *key, Slice *out, Error *err);
 /* Replace an English word in lower case by its lemma; words of other letters stay. */
 void lemma_english(Bytes *word);
 
-/* The model that -m names, or the embedded one. */
+/* The model that -m names, or the embedded one; the counting vocabulary. */
 bool open_default(const Common *c, Model *m);
+bool open_counter(const Common *c, Weights **w, Tokenizer **t);
 /* The pieces of a whole text between the model's own first and last special token. Errors: BAD_INPUT; the model's, if it has no tokenizer. */
 bool encode_whole(const Model *m, const Bytes *text, Chunk *c, Error *err);
+
+/* ==== JSON lines (lingua2_stream.c) ==== */
+
+/* Answer the lines of c->file, or of standard input; options: what holds where a line says nothing. */
+bool compress_lines(const Common *c, const Model *m, const Tokenizer *counter, const Request *options, bool compat);
 
 /* ==== commands (lingua2_cli.c, lingua2_distill.c) ==== */
 

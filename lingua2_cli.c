@@ -17,10 +17,27 @@ static void put_text(Bytes *b, const char *text) {
 
 Request request_new(void) {
     Request r = {.rate = 0.5, .target_token = -1, .target_context = -1, .context_level_rate = 1, .context_level_target_token = -1,
-                 .use_token_level_filter = true};
+                 .use_token_level_filter = true, .threshold = -1};
     put_text(&r.word_sep, "\t\t|\t\t");
     put_text(&r.label_sep, " ");
     put_text(&r.token_to_word, "mean");
+    put_text(&r.count, "cl100k");
+    return r;
+}
+
+Request request_copy(const Request *from) {
+    Request r = *from;
+    r.context = r.force_context_ids = r.force_tokens = r.chunk_end_tokens = (Texts){0};
+    r.word_sep = r.label_sep = r.token_to_word = r.count = r.keep = r.baseline = (Bytes){0};
+    texts_copy(&r.force_context_ids, &from->force_context_ids);
+    texts_copy(&r.force_tokens, &from->force_tokens);
+    texts_copy(&r.chunk_end_tokens, &from->chunk_end_tokens);
+    bytes_set(&r.word_sep, from->word_sep.at, from->word_sep.len);
+    bytes_set(&r.label_sep, from->label_sep.at, from->label_sep.len);
+    bytes_set(&r.token_to_word, from->token_to_word.at, from->token_to_word.len);
+    bytes_set(&r.count, from->count.at, from->count.len);
+    bytes_set(&r.keep, from->keep.at, from->keep.len);
+    bytes_set(&r.baseline, from->baseline.at, from->baseline.len);
     return r;
 }
 
@@ -32,11 +49,16 @@ void request_free(Request *r) {
     bytes_free(&r->word_sep);
     bytes_free(&r->label_sep);
     bytes_free(&r->token_to_word);
+    bytes_free(&r->count);
+    bytes_free(&r->keep);
+    bytes_free(&r->baseline);
 }
 
 void result_free(Result *r) {
     texts_free(&r->context);
     bytes_free(&r->labels);
+    bytes_free(&r->prompt);
+    free(r->word);
 }
 
 /* ==== requests in, results out as JSON ============================================================================================ */
@@ -50,14 +72,14 @@ typedef struct {
     const char *help;
 } Keyword;
 #define SLOT(member) offsetof(Request, member)
-static const Keyword keywords[] = {
+static const Keyword keywords[KEYWORDS] = {
     {"rate", "rate", "R", CLI_NUMBER, SLOT(rate), 1e-9, 1, "the share of tokens to keep (default 0.5)"},
     {"target_token", "target-token", "N", CLI_WHOLE, SLOT(target_token), 1, 1e15, "how many tokens to keep, instead of a rate"},
     {"force_tokens", "force-token", "S", CLI_TEXTS, SLOT(force_tokens), 0, 0, "always keep this text; C escapes; repeatable"},
-    {"force_reserve_digit", "force-reserve-digit", NULL, CLI_FLAG, SLOT(force_reserve_digit), 0, 0, "keep pieces that hold a digit"},
+    {"force_reserve_digit", "force-reserve-digit", NULL, CLI_FLAG, SLOT(force_reserve_digit), 0, 0, "keep words (with --compat: pieces) that hold a digit"},
     {"drop_consecutive", "drop-consecutive", NULL, CLI_FLAG, SLOT(drop_consecutive), 0, 0, "drop a forced text repeated with nothing kept between"},
     {"token_to_word", "token-to-word", "mean|first", CLI_TEXT, SLOT(token_to_word), 0, 0, "a word's probability from its pieces (default mean)"},
-    {"chunk_end_tokens", "chunk-end-token", "S", CLI_TEXTS, SLOT(chunk_end_tokens), 0, 0, "chunks end at these pieces (default . and \\n); repeatable"},
+    {"chunk_end_tokens", "chunk-end-token", "S", CLI_TEXTS, SLOT(chunk_end_tokens), 0, 0, "chunks end at these texts (default: full stops, line breaks); repeatable"},
     {"use_token_level_filter", "no-token-level-filter", NULL, CLI_NO_FLAG, SLOT(use_token_level_filter), 0, 0, "drop whole contexts only"},
     {"use_context_level_filter", "use-context-level-filter", NULL, CLI_FLAG, SLOT(use_context_level_filter), 0, 0, "drop whole contexts first"},
     {"context_level_rate", "context-level-rate", "R", CLI_NUMBER, SLOT(context_level_rate), 0, 1, "the share of contexts to keep"},
@@ -67,8 +89,18 @@ static const Keyword keywords[] = {
     {"return_word_label", "return-word-label", NULL, CLI_FLAG, SLOT(return_word_label), 0, 0, "add every word with its label to --json"},
     {"word_sep", "word-sep", "S", CLI_ESCAPED, SLOT(word_sep), 0, 0, "what stands between labelled words"},
     {"label_sep", "label-sep", "S", CLI_ESCAPED, SLOT(label_sep), 0, 0, "what stands between a word and its label"},
+    /* not the package's */
+    {"threshold", "threshold", "P", CLI_NUMBER, SLOT(threshold), 0, 1, "keep every word at or above this probability, instead of a rate"},
+    {"count", "count", "cl100k|model|words", CLI_TEXT, SLOT(count), 0, 0, "what a token is (default cl100k)"},
+    {"keep", "keep", "KINDS", CLI_TEXT, SLOT(keep), 0, 0, "always keep code,urls,numbers,quotes, or some of these"},
+    {"only_if_smaller", "only-if-smaller", NULL, CLI_FLAG, SLOT(only_if_smaller), 0, 0, "give the text back if the result has no fewer tokens"},
+    {"baseline", "baseline", "RULE", CLI_TEXT, SLOT(baseline), 0, 0, "choose by random, head, tail or stopwords instead of the model"},
 };
-enum { KEYWORDS = sizeof keywords / sizeof *keywords };
+
+void request_options(Request *r, CliOption option[KEYWORDS]) {
+    for (size_t k = 0; k < KEYWORDS; k++)
+        option[k] = (CliOption){keywords[k].option, keywords[k].value, keywords[k].kind, (char *)r + keywords[k].slot, keywords[k].least, keywords[k].most, keywords[k].help};
+}
 
 static bool wrong_type(const char *key, const char *wanted, const Json *j, Error *err) {
     return fail(err, BAD_INPUT, "%s must be %s, not %s", key, wanted, json_type_name(j->type));
@@ -109,46 +141,80 @@ static bool take_context(const Json *j, Request *r, Error *err) {
     return take_texts("context", j, &r->context, false, err);
 }
 
-static void default_ends(Request *r) {
-    if (r->chunk_end_tokens.n) return;
-    texts_add(&r->chunk_end_tokens, ".", 1);
-    texts_add(&r->chunk_end_tokens, "\n", 1);
-}
-
-/* {"id": ..., "context": ..., keyword: ...} */
-static bool read_request(const Json *j, Request *r, Error *err) {
+bool request_read(const Json *j, bool compat, Request *r, Error *err) {
     if (j->type != JSON_OBJECT) return fail(err, BAD_INPUT, "a request is a JSON object, not %s", json_type_name(j->type));
     for (size_t i = 0; i < j->len; i++) {
+        const size_t known = compat ? PACKAGE_KEYWORDS : KEYWORDS;
         size_t k = 0;
         if (strcmp(j->key[i], "id") == 0 || strcmp(j->key[i], "context") == 0) continue;
-        while (k < KEYWORDS && strcmp(keywords[k].key, j->key[i])) k++;
-        if (k == KEYWORDS) return fail(err, BAD_INPUT, "there is no keyword \"%.100s\"", j->key[i]);
+        while (k < known && strcmp(keywords[k].key, j->key[i])) k++;
+        if (k == known) return fail(err, BAD_INPUT, "there is no keyword \"%.100s\"", j->key[i]);
         if (!take_keyword(&keywords[k], &j->item[i], r, err)) return false;
     }
     return take_context(json_get(j, "context"), r, err);
 }
 
-/* Append the dict's items, without braces; its numbers are formatted as the package does. */
-static void put_result(const Result *r, Bytes *out) {
-    const double origin = (double)r->origin_tokens, left = (double)r->compressed_tokens, ratio = r->compressed_tokens ? origin / left : 1;
+/* The numbers as the package formats them. */
+static void put_package_numbers(const Result *r, Bytes *out) {
+    const double ratio = r->compressed_tokens ? (double)r->origin_tokens / (double)r->compressed_tokens : 1;
+    bytes_printf(out, ", \"ratio\": \"%.1fx\", \"rate\": \"%.1f%%\"", ratio, 1 / ratio * 100);
+}
+
+/* What came out as a number, and what was asked for. */
+static void put_numbers(const Request *r, const Result *result, Bytes *out) {
+    const double origin = (double)result->origin_tokens, left = (double)result->compressed_tokens;
+    bytes_printf(out, ", \"ratio\": \"%.1fx\", \"rate\": ", left > 0 ? origin / left : 1);
+    json_put_double(out, origin > 0 ? left / origin : 1);
+    bytes_text(out, ", \"asked\": {");
+    if (r->threshold >= 0) {
+        bytes_text(out, "\"threshold\": ");
+        json_put_double(out, r->threshold);
+    } else {
+        bytes_text(out, r->target_token >= 1 ? "\"target_token\": " : "\"rate\": ");
+        json_put_double(out, r->target_token >= 1 ? r->target_token : r->rate);
+        bytes_printf(out, ", \"tokens\": %zu", result->budget);
+    }
+    bytes_printf(out, ", \"count\": \"%s\"}", r->count.at);
+}
+
+static void put_words(const Result *r, Bytes *out) {
+    bytes_text(out, ", \"words\": [");
+    for (size_t i = 0; i < r->words; i++) {
+        const Label *w = &r->word[i];
+        bytes_printf(out, "%s{\"context\": %zu, \"start\": %zu, \"end\": %zu, \"p\": ", i ? ", " : "", w->context, w->start, w->end);
+        json_put_double(out, (double)w->p);
+        bytes_printf(out, ", \"forced\": %s, \"kept\": %s}", w->forced ? "true" : "false", w->kept ? "true" : "false");
+    }
+    bytes_text(out, "]");
+}
+
+/* The compressed contexts, a blank line between two. */
+static void join_result(const Result *r, Bytes *out) {
+    for (size_t i = 0; i < r->context.n; i++) {
+        if (i) bytes_add(out, "\n\n", 2);
+        bytes_add(out, r->context.at[i].at, r->context.at[i].len);
+    }
+}
+
+void put_result(const Request *r, const Result *result, bool compat, Bytes *out) {
     Bytes joined = {0};
-    for (size_t i = 0; i < r->context.n; i++) {
-        if (i) bytes_add(&joined, "\n\n", 2);
-        bytes_add(&joined, r->context.at[i].at, r->context.at[i].len);
-    }
+    if (compat) join_result(result, &joined);
+    const Bytes *prompt = compat ? &joined : &result->prompt;
     bytes_text(out, "\"compressed_prompt\": ");
-    json_put_string(out, joined.at ? joined.at : "", joined.len);
+    json_put_string(out, prompt->at ? prompt->at : "", prompt->len);
     bytes_text(out, ", \"compressed_prompt_list\": [");
-    for (size_t i = 0; i < r->context.n; i++) {
+    for (size_t i = 0; i < result->context.n; i++) {
         if (i) bytes_text(out, ", ");
-        json_put_string(out, r->context.at[i].at, r->context.at[i].len);
+        json_put_string(out, result->context.at[i].at, result->context.at[i].len);
     }
-    bytes_printf(out, "], \"origin_tokens\": %zu, \"compressed_tokens\": %zu, \"ratio\": \"%.1fx\", \"rate\": \"%.1f%%\"", r->origin_tokens,
-                 r->compressed_tokens, ratio, 1 / ratio * 100);
-    bytes_printf(out, ", \"saving\": \", Saving $%.1f in GPT-4.\"", (origin - left) * 0.06 / 1000);
-    if (r->has_labels) {
+    bytes_printf(out, "], \"origin_tokens\": %zu, \"compressed_tokens\": %zu", result->origin_tokens, result->compressed_tokens);
+    if (compat) put_package_numbers(result, out);
+    else put_numbers(r, result, out);
+    bytes_printf(out, ", \"saving\": \", Saving $%.1f in GPT-4.\"", ((double)result->origin_tokens - (double)result->compressed_tokens) * 0.06 / 1000);
+    if (result->has_labels) {
         bytes_text(out, ", \"fn_labeled_original_prompt\": ");
-        json_put_string(out, r->labels.at ? r->labels.at : "", r->labels.len);
+        json_put_string(out, result->labels.at ? result->labels.at : "", result->labels.len);
+        if (!compat) put_words(result, out);
     }
     bytes_free(&joined);
 }
@@ -164,7 +230,7 @@ bool open_default(const Common *c, Model *m) {
     return ok;
 }
 
-static bool open_counter(const Common *c, Weights **w, Tokenizer **t) {
+bool open_counter(const Common *c, Weights **w, Tokenizer **t) {
     Bytes path = {0};
     models_path(c, "cl100k_base.safetensors", &path);
     bool ok = open_tokenizer_file(path.at, w, t, c->err);
@@ -172,74 +238,7 @@ static bool open_counter(const Common *c, Weights **w, Tokenizer **t) {
     return ok;
 }
 
-/* A request of its own with the same keywords, no context. */
-static Request request_copy(const Request *from) {
-    Request r = *from;
-    r.context = r.force_context_ids = r.force_tokens = r.chunk_end_tokens = (Texts){0};
-    r.word_sep = r.label_sep = r.token_to_word = (Bytes){0};
-    texts_copy(&r.force_context_ids, &from->force_context_ids);
-    texts_copy(&r.force_tokens, &from->force_tokens);
-    texts_copy(&r.chunk_end_tokens, &from->chunk_end_tokens);
-    bytes_set(&r.word_sep, from->word_sep.at, from->word_sep.len);
-    bytes_set(&r.label_sep, from->label_sep.at, from->label_sep.len);
-    bytes_set(&r.token_to_word, from->token_to_word.at, from->token_to_word.len);
-    return r;
-}
-
-/* One line of requests -> one line of results. The command line's options hold where the line says nothing. */
-static bool answer_line(const Model *m, const Tokenizer *counter, const Request *options, const Bytes *line, Bytes *out) {
-    Json j = {0};
-    Request r = request_copy(options);
-    Result result = {0};
-    Error err;
-    const bool parsed = json_parse(line->at ? line->at : "", line->len, &j, &err);
-    bool ok = parsed && read_request(&j, &r, &err) && compress_compat(m, counter, &r, &result, &err);
-    const Json *id = parsed ? json_get(&j, "id") : NULL;
-    bytes_text(out, "{");
-    if (id || !ok) {
-        bytes_text(out, "\"id\": ");
-        if (id) json_put(out, id);
-        else bytes_text(out, "null");
-        bytes_text(out, ", ");
-    }
-    if (ok) put_result(&result, out);
-    else {
-        size_t bad, len = strlen(err.text);
-        while (!utf8_valid(err.text, len, &bad)) len = bad; /* a message cut in the middle of a character */
-        bytes_text(out, "\"error\": ");
-        json_put_string(out, err.text, len);
-    }
-    bytes_text(out, "}\n");
-    json_free(&j);
-    request_free(&r);
-    result_free(&result);
-    return ok;
-}
-
-static bool compress_lines(const Common *c, const Model *m, const Tokenizer *counter, const Request *options) {
-    const char *path = c->file.n ? c->file.at[0].at : "-";
-    if (c->file.n > 1) return fail(c->err, BAD_USAGE, "--jsonl reads one file or standard input, not %zu files", c->file.n);
-    FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
-    if (!f) return fail(c->err, BAD_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
-    Bytes line = {0}, out = {0};
-    size_t lines = 0, bad = 0;
-    bool ok = true;
-    while (ok && next_line(f, &line)) {
-        lines++;
-        if (strspn(line.at ? line.at : "", " \t\r") == line.len) continue;
-        out.len = 0;
-        bad += !answer_line(m, counter, options, &line, &out);
-        ok = print_out(&out, c->err);
-    }
-    if (ok && ferror(f)) ok = fail(c->err, BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(errno));
-    if (f != stdin) fclose(f);
-    bytes_free(&line);
-    bytes_free(&out);
-    if (ok && bad) ok = fail(c->err, BAD_INPUT, "%zu of %zu lines had an error", bad, lines);
-    return ok;
-}
-
-static bool compress_files(const Common *c, const Model *m, const Tokenizer *counter, Request *r) {
+static bool compress_files(const Common *c, const Model *m, const Tokenizer *counter, bool compat, Request *r) {
     Result result = {0};
     Bytes out = {0};
     bool ok = true;
@@ -249,23 +248,35 @@ static bool compress_files(const Common *c, const Model *m, const Tokenizer *cou
         if (ok) texts_add(&r->context, text.at, text.len);
         bytes_free(&text);
     }
-    ok = ok && compress_compat(m, counter, r, &result, c->err);
+    if (ok && compat) ok = compress_compat(m, counter, r, &result, c->err);
+    else if (ok) compress_batch(m, counter, r, 1, &result, c->err, &ok);
     if (ok && c->json) {
         bytes_text(&out, "{");
-        put_result(&result, &out);
+        put_result(r, &result, compat, &out);
         bytes_text(&out, "}\n");
     } else if (ok) {
-        for (size_t i = 0; i < result.context.n; i++) {
-            if (i) bytes_add(&out, "\n\n", 2);
-            bytes_add(&out, result.context.at[i].at, result.context.at[i].len);
-        }
-        bytes_add(&out, "\n", 1);
+        if (compat) join_result(&result, &out);
+        else bytes_add(&out, result.prompt.at, result.prompt.len);
+        const bool whole = !compat && result.compressed_tokens == result.origin_tokens; /* then it goes out as it came in */
+        if (!whole && !(!compat && out.len && out.at[out.len - 1] == '\n')) bytes_add(&out, "\n", 1);
     }
     ok = ok && print_out(&out, c->err);
     if (ok && !c->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "%zu tokens -> %zu\n", result.origin_tokens, result.compressed_tokens);
     bytes_free(&out);
     result_free(&result);
     return ok;
+}
+
+/* The options' texts, and those that one mode alone has. */
+static bool check_options(const Request *r, bool compat, Error *err) {
+    Counting counting;
+    unsigned keep;
+    if (!bytes_are(&r->token_to_word, "mean", 4) && !bytes_are(&r->token_to_word, "first", 5))
+        return fail(err, BAD_USAGE, "--token-to-word is mean or first, not '%.50s'", r->token_to_word.at);
+    if (!request_check(r, &counting, &keep, err)) return err->code = BAD_USAGE, false;
+    if (compat && (r->threshold >= 0 || r->only_if_smaller || r->keep.len || r->baseline.len || counting != COUNT_CL100K))
+        return fail(err, BAD_USAGE, "--compat is what the Python package does, which has no --threshold, --count, --keep, --only-if-smaller or --baseline");
+    return true;
 }
 
 bool command_compress(Common *c, int argc, char **argv) {
@@ -276,21 +287,17 @@ bool command_compress(Common *c, int argc, char **argv) {
         {"compat", NULL, CLI_FLAG, &compat, 0, 0, "what the Python package llmlingua 0.2.2 returns, to the character"},
         {"jsonl", NULL, CLI_FLAG, &jsonl, 0, 0, "one JSON request a line, one result a line"},
     };
-    for (size_t k = 0; k < KEYWORDS; k++)
-        own[3 + k] = (CliOption){keywords[k].option, keywords[k].value, keywords[k].kind, (char *)&r + keywords[k].slot, keywords[k].least, keywords[k].most, keywords[k].help};
-    bool ok = command_start(c, "usage: lingua2 compress --compat [options] [FILE...|-]\nEach file is one context; the compressed text goes to standard output.", own,
-                    KEYWORDS + 3, argc, argv, &done);
-    if (ok && !done && !compat) ok = fail(c->err, BAD_USAGE, "compress works in compatible mode only: give --compat (the result of the Python package llmlingua 0.2.2)");
-    if (ok && !done && !bytes_are(&r.token_to_word, "mean", 4) && !bytes_are(&r.token_to_word, "first", 5))
-        ok = fail(c->err, BAD_USAGE, "--token-to-word is mean or first, not '%.50s'", r.token_to_word.at);
+    request_options(&r, own + 3);
+    bool ok = command_start(c, "usage: lingua2 compress [options] [FILE...|-]\nEach file is one context; the compressed text goes to standard output: words of the source, byte for byte, "
+                               "as many as the rate allows.", own, KEYWORDS + 3, argc, argv, &done);
+    ok = ok && (done || check_options(&r, compat, c->err));
     if (ok && !done) {
         Model m = {0};
         Weights *w = NULL;
         Tokenizer *counter = NULL;
-        default_ends(&r);
         ok = open_default(c, &m) && open_counter(c, &w, &counter);
-        if (ok) add_new_tokens(&m);
-        ok = ok && (jsonl ? compress_lines(c, &m, counter, &r) : compress_files(c, &m, counter, &r));
+        if (ok && compat) add_new_tokens(&m);
+        ok = ok && (jsonl ? compress_lines(c, &m, counter, &r, compat) : compress_files(c, &m, counter, compat, &r));
         tokenizer_close(counter);
         weights_close(w);
         model_close(&m);

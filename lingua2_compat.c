@@ -14,20 +14,9 @@
 
 /* ==== words and thresholds, as the package has them ================================================================================ */
 
-/* The first place at or after `from` where `what` (not empty) stands in text, or text->len. */
-static size_t find(const Bytes *text, size_t from, const char *what, size_t len) {
-    while (len <= text->len && from <= text->len - len) {
-        const char *at = memchr(text->at + from, what[0], text->len - len - from + 1);
-        if (!at) break;
-        if (memcmp(at, what, len) == 0) return (size_t)(at - text->at);
-        from = (size_t)(at - text->at) + 1;
-    }
-    return text->len;
-}
-
 /* str.replace(what, with), an empty `what` standing between all characters. */
 static void replace(Bytes *text, const Bytes *what, const Bytes *with) {
-    size_t at = what->len ? find(text, 0, what->at, what->len) : 0, done = 0;
+    size_t at = what->len ? find(text->at, text->len, 0, what->at, what->len) : 0, done = 0;
     if (what->len && at == text->len) return;
     Bytes out = {0};
     while (at < text->len) {
@@ -35,7 +24,7 @@ static void replace(Bytes *text, const Bytes *what, const Bytes *with) {
         bytes_add(&out, text->at + done, at - done);
         bytes_add(&out, with->at, with->len);
         done = at + what->len;
-        at = what->len ? find(text, done, what->at, what->len) : at + (lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4);
+        at = what->len ? find(text->at, text->len, done, what->at, what->len) : at + (lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4);
     }
     bytes_add(&out, text->len > done ? text->at + done : "", text->len - done);
     if (what->len == 0) bytes_add(&out, with->at, with->len);
@@ -102,17 +91,17 @@ typedef struct {
     Bytes text;
     Probability p;
     float free_p; /* without forcing */
-} Word;
+} MergedWord;
 
 typedef struct {
-    Word *at;
+    MergedWord *at;
     size_t n, cap;
-} Words;
+} MergedWords;
 
-static void words_free(Words *w) {
+static void words_free(MergedWords *w) {
     for (size_t i = 0; i < w->n; i++) bytes_free(&w->at[i].text);
     free(w->at);
-    *w = (Words){0};
+    *w = (MergedWords){0};
 }
 
 /* sum(p) / len(p): float32 steps from the first np.float32 on; a list of Python floats alone stays one (and is all ones here).
@@ -133,17 +122,10 @@ static void mean_add(Mean *mean, float p, bool forced) {
     }
 }
 
-static void mean_close(const Mean *mean, bool first, Word *word) {
+static void mean_close(const Mean *mean, bool first, MergedWord *word) {
     const float n = (float)mean->n;
     word->p = first ? (Probability){(double)mean->first, mean->first_python} : (Probability){(double)(mean->sum / n), mean->python};
     word->free_p = first ? mean->first_free : mean->free_sum / n;
-}
-
-static bool has_digit(const char *text, size_t len) {
-    uint32_t code;
-    for (size_t i = 0, n; i < len && (n = utf8_decode(text + i, len - i, &code)) > 0; i += n)
-        if (unicode_flags(code) & UNICODE_DIGIT) return true;
-    return false;
 }
 
 /* get_pure_token: BERT's lstrip("##") takes all leading '#', XLM-R's all leading U+2581. */
@@ -175,7 +157,7 @@ static bool is_special(const Model *m, uint32_t id) {
 }
 
 /* __merge_token_to_word and __token_prob_to_word_prob. */
-static bool merge_words(const Model *m, const Chunk *c, const Request *r, const TokenMap *map, Words *words, Error *err) {
+static bool merge_words(const Model *m, const Chunk *c, const Request *r, const TokenMap *map, MergedWords *words, Error *err) {
     const bool first = bytes_are(&r->token_to_word, "first", 5);
     Mean mean = {0};
     if (!first && !bytes_are(&r->token_to_word, "mean", 4)) return fail(err, BAD_INPUT, "token_to_word is '%.50s': mean and first are possible", r->token_to_word.at);
@@ -195,7 +177,7 @@ static bool merge_words(const Model *m, const Chunk *c, const Request *r, const 
                 words->at = mem_resize(words->at, words->cap, sizeof *words->at);
             }
             const bool forced = texts_hold(&r->force_tokens, pure.at, pure.len) || texts_hold(&map->to, pure.at, pure.len);
-            words->at[words->n++] = (Word){.text = text};
+            words->at[words->n++] = (MergedWord){.text = text};
             mean = (Mean){0};
             mean_add(&mean, c->p[i], forced || (digit && has_digit(text.at, text.len)));
         } else {
@@ -208,26 +190,8 @@ static bool merge_words(const Model *m, const Chunk *c, const Request *r, const 
     return true;
 }
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-double percentile(double *value, size_t n, int q, bool single) {
-    qsort(value, n, sizeof *value, by_value);
-    const double index = (double)(n - 1) * ((double)q / 100.0), low = floor(index), t = index - low;
-    if (index >= (double)(n - 1)) return value[n - 1];
-    const double a = value[(size_t)low], b = value[(size_t)low + 1];
-    if (!single) {
-        const double d = b - a;
-        return t < 0.5 ? a + d * t : b - d * (1 - t);
-    }
-    const float d = (float)b - (float)a;
-    return (double)(t < 0.5 ? (float)a + d * (float)t : (float)b - d * (float)(1 - t));
-}
-
 /* The threshold over words, each repeated as often as `weight` says (NULL: once). q: Python's int(...) of a rate. */
-static bool word_threshold(const Words *words, const size_t *weight, double q, double *threshold, Error *err) {
+static bool word_threshold(const MergedWords *words, const size_t *weight, double q, double *threshold, Error *err) {
     size_t n = 0, at = 0;
     bool single = true;
     if (!(q >= 0 && q <= 100)) return fail(err, BAD_INPUT, "a rate must be above 0: this one asks for percentile %.0f, possible are 0 to 100", q);
@@ -323,6 +287,7 @@ static bool chunk_all(const Job *job, Chunks *chunks, size_t *origin_tokens, Err
     Texts ends = {0};
     bool ok = true;
     for (size_t i = 0; i < r->chunk_end_tokens.n; i++) texts_add(&ends, r->chunk_end_tokens.at[i].at, r->chunk_end_tokens.at[i].len);
+    for (size_t i = 0; r->chunk_end_tokens.n == 0 && i < 2; i++) texts_add(&ends, i ? "\n" : ".", 1);
     for (size_t i = 0; i < ends.n; i++) /* grows as it goes, as the package's list does */
         for (size_t k = 0; k < job->map.from.n; k++)
             if (bytes_are(&job->map.from.at[k], ends.at[i].at, ends.at[i].len) && !texts_hold(&ends, job->map.to.at[k].at, job->map.to.at[k].len))
@@ -370,7 +335,7 @@ static bool dataset_item(const Model *m, const Bytes *text, Chunk *c, Error *err
 }
 
 /* The words of the chunks from..to, with their probabilities: word[i] belongs to chunk from + i. */
-static bool words_of_chunks(const Job *job, const Chunks *chunks, size_t from, size_t to, Words *word, Error *err) {
+static bool words_of_chunks(const Job *job, const Chunks *chunks, size_t from, size_t to, MergedWords *word, Error *err) {
     Chunk *c = mem_new(to - from, sizeof *c);
     bool ok = true;
     for (size_t i = from; ok && i < to; i++) ok = dataset_item(job->m, &chunks->text.at[i], &c[i - from], err);
@@ -382,13 +347,13 @@ static bool words_of_chunks(const Job *job, const Chunks *chunks, size_t from, s
 }
 
 /* drop_consecutive, before the threshold: a forced word equal to the forced word before it, nothing above the percentile between them, gets 0. */
-static bool zero_repeated(const Job *job, Words *words, double reduce_rate, Error *err) {
+static bool zero_repeated(const Job *job, MergedWords *words, double reduce_rate, Error *err) {
     double threshold;
     bool between = false;
     const Bytes *prev = NULL;
     if (!word_threshold(words, NULL, trunc(100 * reduce_rate), &threshold, err)) return false;
     for (size_t i = 0; i < words->n; i++) {
-        Word *w = &words->at[i];
+        MergedWord *w = &words->at[i];
         if (texts_hold(&job->r->force_tokens, w->text.at, w->text.len)) {
             if (between) between = false;
             else if (prev && bytes_are(prev, w->text.at, w->text.len)) w->p = (Probability){0, true};
@@ -399,7 +364,7 @@ static bool zero_repeated(const Job *job, Words *words, double reduce_rate, Erro
 }
 
 /* Keep the words above the chunk's percentile; keep[i] for each word. */
-static bool choose_words(const Job *job, Words *words, double reduce_rate, bool *keep, Error *err) {
+static bool choose_words(const Job *job, MergedWords *words, double reduce_rate, bool *keep, Error *err) {
     const bool consecutive = job->r->drop_consecutive;
     if (consecutive && !zero_repeated(job, words, reduce_rate, err)) return false;
     size_t *weight = mem_new(words->n, sizeof *weight);
@@ -410,7 +375,7 @@ static bool choose_words(const Job *job, Words *words, double reduce_rate, bool 
     free(weight);
     const Bytes *last = NULL;
     for (size_t i = 0; ok && i < words->n; i++) {
-        const Word *w = &words->at[i];
+        const MergedWord *w = &words->at[i];
         keep[i] = w->p.value > threshold || (threshold == 1 && w->p.value == threshold);
         if (keep[i] && consecutive && last && texts_hold(&job->r->force_tokens, w->text.at, w->text.len) && bytes_are(last, w->text.at, w->text.len)) keep[i] = false;
         if (keep[i]) last = &w->text;
@@ -436,7 +401,7 @@ static Slice label_of(const Job *job, const Bytes *word) {
 /* One context through the token filter; its labels are appended. */
 static bool compress_context(const Job *job, const Chunks *chunks, size_t context, double reduce_rate, Bytes *out, Bytes *labels, bool *any, Error *err) {
     const size_t from = chunks->first[context], to = chunks->first[context + 1];
-    Words *word = mem_new(to - from, sizeof *word);
+    MergedWords *word = mem_new(to - from, sizeof *word);
     bool ok = words_of_chunks(job, chunks, from, to, word, err);
     for (size_t c = 0; ok && c < to - from; c++) {
         bool *keep = mem_new(word[c].n, sizeof *keep);
@@ -492,7 +457,7 @@ static bool compress_one(const Job *job, const Chunks *chunks, size_t context, d
 /* __get_context_prob: a context's score is the float32 mean of its words' probabilities without forcing. words[i]: of all its chunks. */
 static bool context_score(const Job *job, const Chunks *chunks, size_t context, double *score, Texts *words, Error *err) {
     const size_t from = chunks->first[context], to = chunks->first[context + 1];
-    Words *word = mem_new(to - from, sizeof *word);
+    MergedWords *word = mem_new(to - from, sizeof *word);
     bool ok = words_of_chunks(job, chunks, from, to, word, err);
     float sum = 0;
     size_t n = 0;
@@ -508,24 +473,6 @@ static bool context_score(const Job *job, const Chunks *chunks, size_t context, 
     if (ok && n == 0) return fail(err, BAD_INPUT, "context %zu has no word that the vocabulary knows, so the context filter cannot score it", context);
     *score = (double)(sum / (float)n);
     return ok;
-}
-
-/* The context filter's rate, from the five arguments that can set it. */
-static double context_rate(const Request *r, size_t origin_tokens) {
-    double rate = r->context_level_rate, target = r->context_level_target_token;
-    if (r->target_context <= 0 && rate >= 1 && target <= 0) {
-        if (r->target_token < 0 && r->rate < 1) rate = r->use_token_level_filter ? (r->rate + 1) / 2 : r->rate;
-        if (r->target_token >= 0) target = r->use_token_level_filter ? r->target_token * 2 : r->target_token;
-    }
-    if (r->target_context >= 0) rate = fmin(r->target_context / (double)r->context.n, 1);
-    if (target >= 0) rate = fmin(target / (double)origin_tokens, 1);
-    return rate;
-}
-
-static bool is_forced_context(const Request *r, size_t i) {
-    for (size_t k = 0; k < r->force_context_ids.n; k++)
-        if (strtod(r->force_context_ids.at[k].at, NULL) == (double)i) return true;
-    return false;
 }
 
 /* reserve[i]: contexts at or above the percentile of the scores, and the forced ones. words[i]: the words of each. */

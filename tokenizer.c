@@ -664,8 +664,7 @@ static void cluster_step(Cluster *c, UnicodeCluster next) {
     c->last = next;
 }
 
-/* The bytes of the grapheme cluster at i. */
-static size_t cluster_length(const char *text, size_t len, size_t i) {
+size_t cluster_length(const char *text, size_t len, size_t i) {
     Cluster c = {0};
     uint32_t code;
     const unsigned char first = (unsigned char)text[i];

@@ -52,6 +52,9 @@ bool tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned
 /* The number of pieces in plain text. */
 bool tokenizer_count(const Tokenizer *t, const char *text, size_t len, size_t *n, Error *err);
 
+/* The bytes of the grapheme cluster at text[i] (UAX #29), i < len; two regional indicators count as two. */
+size_t cluster_length(const char *text, size_t len, size_t i);
+
 /* The first added or special token that stands in the text, if any: its offset and its string. */
 bool tokenizer_find_added(const Tokenizer *t, const char *text, size_t len, size_t *at, Slice *token);
 

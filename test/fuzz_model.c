@@ -2,6 +2,7 @@
 #include "../lingua2.c"
 #include "../lingua2_cli.c"
 #include "../lingua2_compat.c"
+#include "../lingua2_stream.c"
 
 static const char *const seed_names[] = {"wordpiece.model", "unigram.model", "bpe.model", "wordpiece.tokenizer", "unigram.tokenizer", "bpe.tokenizer", "cl100k.tokenizer"};
 static const int seed_weight[] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 4, 5, 6}; /* models more often */
@@ -57,7 +58,6 @@ static void use_model(Model *m) {
     for (int variant = 0; variant < 3; variant++) {
         Request r = request_new();
         Result result;
-        default_ends(&r);
         for (size_t i = 0; i < (variant == 1 ? COUNT_OF(texts) - 1 : 1); i++) texts_add(&r.context, texts[i], strlen(texts[i]));
         texts_add(&r.force_tokens, "the fox", 7);
         texts_add(&r.force_tokens, "!", 1);
@@ -66,7 +66,13 @@ static void use_model(Model *m) {
         r.return_word_label = variant != 0;
         r.rate = variant == 2 ? 1 : 0.6;
         if (compress_compat(m, counter, &r, &result, &err)) {
-            put_result(&result, &out);
+            put_result(&r, &result, true, &out);
+            result_free(&result);
+        }
+        bool ok;
+        compress_batch(m, counter, &r, 1, &result, &err, &ok);
+        if (ok) {
+            put_result(&r, &result, false, &out);
             result_free(&result);
         }
         request_free(&r);

@@ -36,7 +36,11 @@ def usage():
     compress = ["compress", "--compat"]
     expect(2, ["which command"], [])
     expect(2, ["no command 'label'", "compress"], ["label"])
-    expect(2, ["--compat"], ["compress"])
+    for option, value in (("--count", "gpt2"), ("--keep", "code,links"), ("--baseline", "best"), ("--threshold", "1.5"), ("--threshold", "-0.1")):
+        expect(2, [option[2:]], ["compress", option, value])
+        expect(2, [], compress + [option, value])
+    expect(2, ["--compat"], compress + ["--keep", "code"])
+    expect(2, ["empty"], ["compress", "--force-token", ""])
     for rate in ("0", "2", "nan", "-1", "inf", "", "0.5x", "1e999", "0x1"):
         expect(2, ["--rate"], compress + ["--rate", rate])
     expect(2, ["--rate", "twice"], compress + ["--rate", "0.5", "--rate", "0.4"])

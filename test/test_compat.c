@@ -3,6 +3,7 @@
 #include "../lingua2.c"
 #include "../lingua2_cli.c"
 #include "../lingua2_compat.c"
+#include "../lingua2_stream.c"
 #include "check.h"
 
 static void test_percentile(void) {
@@ -46,7 +47,7 @@ static void test_mean(void) {
                  {{false, true, true}, true, (double)0.1f, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Mean mean = {0};
-        Word word = {0};
+        MergedWord word = {0};
         for (size_t k = 0; k < 3; k++) mean_add(&mean, p[k], cases[i].forced[k]);
         mean_close(&mean, cases[i].first, &word);
         CHECK(word.p.value == cases[i].want && word.p.python == cases[i].python, "case %zu: %a, python float %d", i, word.p.value, word.p.python);
