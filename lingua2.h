@@ -104,6 +104,7 @@ typedef struct {
 } Request;
 Request request_new(void);
 Request request_copy(const Request *from); /* without the contexts */
+void default_ends(Request *r); /* the package's chunk_end_tokens, if there are none */
 void request_free(Request *r);
 
 /* A word of a context: its bytes there, its probability (1 if forced), its verdict. */

@@ -141,6 +141,12 @@ static bool take_context(const Json *j, Request *r, Error *err) {
     return take_texts("context", j, &r->context, false, err);
 }
 
+void default_ends(Request *r) {
+    if (r->chunk_end_tokens.n) return;
+    texts_add(&r->chunk_end_tokens, ".", 1);
+    texts_add(&r->chunk_end_tokens, "\n", 1);
+}
+
 bool request_read(const Json *j, bool compat, Request *r, Error *err) {
     if (j->type != JSON_OBJECT) return fail(err, BAD_INPUT, "a request is a JSON object, not %s", json_type_name(j->type));
     for (size_t i = 0; i < j->len; i++) {
@@ -296,7 +302,10 @@ bool command_compress(Common *c, int argc, char **argv) {
         Weights *w = NULL;
         Tokenizer *counter = NULL;
         ok = open_default(c, &m) && open_counter(c, &w, &counter);
-        if (ok && compat) add_new_tokens(&m);
+        if (ok && compat) {
+            add_new_tokens(&m);
+            default_ends(&r);
+        }
         ok = ok && (jsonl ? compress_lines(c, &m, counter, &r, compat) : compress_files(c, &m, counter, compat, &r));
         tokenizer_close(counter);
         weights_close(w);

@@ -287,7 +287,6 @@ static bool chunk_all(const Job *job, Chunks *chunks, size_t *origin_tokens, Err
     Texts ends = {0};
     bool ok = true;
     for (size_t i = 0; i < r->chunk_end_tokens.n; i++) texts_add(&ends, r->chunk_end_tokens.at[i].at, r->chunk_end_tokens.at[i].len);
-    for (size_t i = 0; r->chunk_end_tokens.n == 0 && i < 2; i++) texts_add(&ends, i ? "\n" : ".", 1);
     for (size_t i = 0; i < ends.n; i++) /* grows as it goes, as the package's list does */
         for (size_t k = 0; k < job->map.from.n; k++)
             if (bytes_are(&job->map.from.at[k], ends.at[i].at, ends.at[i].len) && !texts_hold(&ends, job->map.to.at[k].at, job->map.to.at[k].len))

@@ -58,6 +58,7 @@ static void use_model(Model *m) {
     for (int variant = 0; variant < 3; variant++) {
         Request r = request_new();
         Result result;
+        default_ends(&r);
         for (size_t i = 0; i < (variant == 1 ? COUNT_OF(texts) - 1 : 1); i++) texts_add(&r.context, texts[i], strlen(texts[i]));
         texts_add(&r.force_tokens, "the fox", 7);
         texts_add(&r.force_tokens, "!", 1);
