@@ -3,6 +3,7 @@
  * As `test_mend answer MATH THREADS` it answers test_mend.py instead: a JSON object a line, {"do": ...} with piece ids that mend's command line
  * has no way to take, and a line of numbers or {"error"} back. The questions stand at the functions below. */
 #include "../mend.c"
+#include "../mend_train.h"
 #include "check.h"
 
 /* ==== alone ======================================================================================================================= */
@@ -411,10 +412,82 @@ static bool answer_prompt(const Json *question, Bytes *out, Error *err) {
     return ok;
 }
 
+/* A lesson from {"demos": a list of ids per group, "labels", "before", "x", "y", "counted"}, all but y optional. */
+static Lesson lesson_from(const Json *j) {
+    const Json *demos = json_get(j, "demos"), *labels = json_get(j, "labels"), *counted = json_get(j, "counted");
+    Lesson l = {.groups = demos ? demos->len : 0, .before = ids_of(json_get(j, "before")), .x = ids_of(json_get(j, "x")), .y = ids_of(json_get(j, "y"))};
+    l.demos = mem_new(l.groups, sizeof *l.demos), l.is_label = mem_new(l.groups, sizeof *l.is_label);
+    for (size_t g = 0; g < l.groups; g++) {
+        l.demos[g] = ids_of(&demos->item[g]);
+        for (size_t i = 0; labels && i < l.demos[g].n; i++) bytes_add(&l.is_label[g], labels->item[g].item[i].number > 0 ? "\1" : "\0", 1);
+    }
+    for (size_t i = 0; counted && i < counted->len; i++) bytes_add(&l.counted, counted->item[i].number > 0 ? "\1" : "\0", 1);
+    return l;
+}
+
+/* Gradients, by the names of the flat file, and "vectors" [n]; 50257 columns are too many for a line of text. */
+static bool write_gradients(const char *path, const Parameters *p, const float *ds, size_t n, Error *err) {
+    Tensor *t = mem_new(p->n + 1, sizeof *t);
+    for (size_t i = 0; i < p->n; i++) t[i] = (Tensor){p->at[i].name, DTYPE_F32, 1, {p->at[i].n}, p->at[i].n, p->at[i].g};
+    t[p->n] = (Tensor){"vectors", DTYPE_F32, 1, {n}, n, ds};
+    const bool ok = weights_write(path, t, p->n + 1, NULL, 0, err);
+    free(t);
+    return ok;
+}
+
+/* llm, mend (or none), train ("llm" or "mend"), lessons, lambda, tau, ce, kl, label_rows, separate_input, encoder_input. steps 0: loss of all lessons in one
+ * batch, gradients to `file`. Else so many steps at `rate`, with `warmup` and `decay`, clipped to 1, on the lessons
+ * in turn: losses and norms, then the vectors of the first lesson. */
+static bool answer_train(const Json *question, Bytes *out, Error *err) {
+    const Json *lessons = json_get(question, "lessons"), *which = json_get(question, "train"), *mend_path = json_get(question, "mend");
+    const size_t B = lessons->len, steps = size_of(question, "steps");
+    Model lm = {0}, mend = {0};
+    Parameters p = {0};
+    if (!model_open(&lm, json_get(question, "llm")->text, LANGUAGE_MODEL, err) || (mend_path && !model_open(&mend, mend_path->text, DISTILLER, err)) ||
+        !parameters_open(&p, strcmp(which->text, "llm") ? mend.weights : lm.weights, err))
+        return false;
+    Lesson *lesson = mem_new(B, sizeof *lesson);
+    for (size_t b = 0; b < B; b++) lesson[b] = lesson_from(&lessons->item[b]);
+    Trainer t = {.lm = &lm, .mend = mend_path ? &mend : NULL, .trained = &p, .how = {1, size_of(question, "label_rows"), flag_of(question, "separate_input")},
+                 .objective = {flag_of(question, "ce"), flag_of(question, "kl"), json_get(question, "lambda")->number, json_get(question, "tau")->number},
+                 .encoder_input = flag_of(question, "encoder_input")};
+    AdamW o = {.recipe = {.rate = steps ? json_get(question, "rate")->number : 0, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1, .warmup = size_of(question, "warmup"), .steps = steps}};
+    if (json_get(question, "decay")) o.recipe.decay = json_get(question, "decay")->number;
+    size_t rows = 0;
+    for (size_t b = 0; b < B && mend_path; b++) rows += lesson[b].groups * mend.size[LETTER_U];
+    float *ds = mem_new(rows, lm.size[LETTER_C] * sizeof *ds);
+    Loss loss;
+    double norm = 0;
+    bool ok = true;
+    bytes_text(out, "[");
+    for (size_t s = 0; ok && s < steps; s++) {
+        ok = lessons_loss(&t, &lesson[s % B], 1, true, NULL, &loss, err) && adamw_step(&o, &p, &norm, err);
+        if (s) bytes_text(out, ", ");
+        json_put_doubles(out, (const double[]){loss.loss, norm}, 2);
+    }
+    if (!steps) {
+        ok = lessons_loss(&t, lesson, B, true, ds, &loss, err) && write_gradients(json_get(question, "file")->text, &p, ds, rows * lm.size[LETTER_C], err);
+        json_put_doubles(out, (const double[]){loss.loss, loss.ce, loss.kl}, 3);
+    } else if (ok && mend_path) { /* the vectors of the first lesson now */
+        Vectors v = {mem_new(rows, lm.size[LETTER_C] * sizeof(float)), mend.size[LETTER_U], mend.size[LETTER_O]};
+        ok = distill_group(&mend, &t.how, &lesson[0].demos[0], &lesson[0].is_label[0], v.at, err);
+        bytes_text(out, ", ");
+        put_rows(v.at, v.n, v.O, NULL, out);
+        free(v.at);
+    }
+    bytes_text(out, "]");
+    for (size_t b = 0; b < B; b++) lesson_free(&lesson[b]);
+    free(lesson), free(ds);
+    trainer_free(&t);
+    parameters_free(&p);
+    model_close(&lm), model_close(&mend);
+    return ok;
+}
+
 static bool answer(const Json *question, Bytes *out, Error *err) {
     static const struct { const char *name; bool (*to)(const Json *, Bytes *, Error *); } known[] = {
         {"vectors", answer_vectors}, {"hidden", answer_hidden}, {"logits", answer_logits}, {"scores", answer_scores},
-        {"logprob", answer_logprob}, {"greedy", answer_greedy}, {"buckets", answer_buckets}, {"prompt", answer_prompt}};
+        {"logprob", answer_logprob}, {"greedy", answer_greedy}, {"buckets", answer_buckets}, {"prompt", answer_prompt}, {"train", answer_train}};
     const Json *what = json_get(question, "do");
     for (size_t i = 0; what && i < sizeof known / sizeof *known; i++)
         if (strcmp(what->text, known[i].name) == 0) return known[i].to(question, out, err);
