@@ -171,7 +171,7 @@ static void attend(const Model *m, const Batch *b, const Activations *a, size_t 
     TAP_ATTENTION(a->head, b->B * m->H, "encoder.layer.%zu.attention.self", l);
 }
 
-static bool all_finite(const float *x, size_t n) {
+bool all_finite(const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (!isfinite(x[i])) return false;
     return true;
@@ -1228,6 +1228,7 @@ static const Command commands[] = {
     {"collect", command_collect, "its answers to pairs of original and compression"},
     {"annotate", command_annotate, "pairs to words with labels"},
     {"filter", command_filter, "annotated lines without the worst"},
+    {"train", command_train, "a model from annotated lines"},
     {"trace", command_trace, "every named result of one pass through the classifier, in files"},
     {"compare", command_compare, "two runs tap by tap: where they part, and by how much"},
     {"replay", command_replay, "each op on a run's own inputs: which one is wrong"},

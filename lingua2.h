@@ -72,6 +72,7 @@ void activations_free(Activations *a);
 
 /* logits [N,K]. With `where`, each result is looked through and the first that holds a NaN or infinity is named. */
 void encoder_forward(const Model *m, const Batch *b, const Activations *a, float *logits, char where[64]);
+bool all_finite(const float *x, size_t n);
 /* p [N]: the probability that a piece is worth keeping, softmax(logits)[1]. Errors: BAD_MODEL for weights that give NaN or infinity. */
 bool keep_probabilities(const Model *m, const Batch *b, float *p, Error *err);
 
@@ -259,6 +260,7 @@ bool command_chunk(Common *c, int argc, char **argv);
 bool command_collect(Common *c, int argc, char **argv);
 bool command_annotate(Common *c, int argc, char **argv);
 bool command_filter(Common *c, int argc, char **argv);
+bool command_train(Common *c, int argc, char **argv);
 bool command_info(Common *c, int argc, char **argv);
 
 #endif

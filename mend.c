@@ -970,14 +970,6 @@ bool read_vectors(const char *path, const Model *llm, Vectors *v, Error *err) {
 
 /* ==== text ======================================================================================================================== */
 
-/* Random numbers by counting: the 24 highest bits of SplitMix64's output number `count`, as a number in [0,1) (Steele et al. 2014). */
-double uniform(uint64_t seed, uint64_t count) {
-    uint64_t z = seed + (count + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return (double)((z ^ z >> 31) >> 40) * 0x1p-24;
-}
-
 typedef struct {
     float p;
     uint32_t id;

@@ -9,6 +9,7 @@
 
 #include "json.h"
 #include "program.h"
+#include "random.h"
 #include "tensor.h"
 #include "tokenizer.h"
 #include "weights.h"
@@ -257,9 +258,6 @@ bool score_query(Context *c, const Example *q, double *score, Error *err);
 size_t best(const double *score, size_t n);
 
 /* ==== text ======================================================================================================================== */
-
-/* Random numbers by counting: number `count` of a seed, in [0,1). */
-double uniform(uint64_t seed, uint64_t count);
 
 typedef struct {
     double temperature, top_p; /* temperature 0: always the most probable */
