@@ -14,14 +14,12 @@
 
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "posix.h"
 #include "random.h"
 
 /* What the seed is used for; order and dropout go on from the last ones, by epoch and step. */
