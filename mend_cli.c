@@ -320,8 +320,8 @@ bool command_cost(Common *c, int argc, char **argv) {
 static void put_row(const char *task, Method m, Ablation a, size_t seeds, double mean, double deviation, bool json, Bytes *out) {
     const char *name = task ? task : "mean over tasks";
     if (!json) {
-        bytes_printf(out, "%-40s %-8s %-14s %6zu %10.4f ", name, method_names[m], ablation_names[a], seeds, mean);
-        if (task) bytes_printf(out, "%10.4f", deviation);
+        bytes_printf(out, "%-40s %-8s %-14s %6zu %10.4f", name, method_names[m], ablation_names[a], seeds, mean);
+        if (task) bytes_printf(out, " %10.4f", deviation);
         bytes_text(out, "\n");
         return;
     }

@@ -141,13 +141,6 @@ static void add_result(Evaluation *e, const char *key, size_t len, double value)
     e->value[e->done.n - 1] = value;
 }
 
-/* The value under a key, or NULL. */
-static const double *result(const Evaluation *e, const Bytes *key) {
-    for (size_t i = 0; i < e->done.n; i++)
-        if (e->done.at[i].len == key->len && memcmp(e->done.at[i].at, key->at, key->len) == 0) return &e->value[i];
-    return NULL;
-}
-
 static void add_names(const Json *list, Texts *to) {
     for (size_t i = 0; list && list->type == JSON_ARRAY && i < list->len; i++)
         if (list->item[i].type == JSON_STRING && !texts_hold(to, list->item[i].text, list->item[i].len)) texts_add(to, list->item[i].text, list->item[i].len);
@@ -169,23 +162,73 @@ bool read_partition(Evaluation *e, const char *path, const Bytes *name, Error *e
     return ok;
 }
 
-/* DIR/TASK/TASK_16_SEED_SPLIT.jsonl; test data is often there for one seed alone, so another seed's is taken if this one's is missing. */
-static void data_path(const Evaluation *e, const char *task, const char *seed, const char *split, Bytes *path) {
-    static const char *const others[] = {"100", "13", "21", "42", "87"};
-    for (size_t i = 0; i <= sizeof others / sizeof *others; i++) {
-        path->len = 0;
-        bytes_printf(path, "%s/%s/%s_16_%s_%s.jsonl", e->data.at, task, task, i ? others[i - 1] : seed, split);
-        if (strcmp(split, "train") == 0 || access(path->at, R_OK) == 0) return;
-    }
+static void put_path(const Evaluation *e, const char *task, const char *seed, const char *split, Bytes *path) {
     path->len = 0;
     bytes_printf(path, "%s/%s/%s_16_%s_%s.jsonl", e->data.at, task, task, seed, split);
 }
 
-static void result_key(const Evaluation *e, const Bytes *task, const Bytes *seed, Method method, Ablation ablation, Bytes *key) {
+/* Where the queries are, and for which seed: test data is often there for one seed alone, so another seed's is taken if this one's is missing. */
+static const char *query_path(const Evaluation *e, const char *task, const char *seed, Bytes *path) {
+    static const char *const others[] = {"100", "13", "21", "42", "87"};
+    put_path(e, task, seed, e->split.at, path);
+    if (access(path->at, R_OK) == 0) return seed;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        put_path(e, task, others[i], e->split.at, path);
+        if (access(path->at, R_OK) == 0) return others[i];
+    }
+    put_path(e, task, seed, e->split.at, path);
+    return seed;
+}
+
+static bool by_f1(const Evaluation *e, const Bytes *task) { return texts_hold(&e->classes, task->at, task->len); }
+
+/* One result that may be asked for. */
+typedef struct {
+    const Bytes *task, *seed;
+    Method method;
+    Ablation ablation;
+} Cell;
+
+static size_t cells(const Evaluation *e) { return e->task.n * e->seed.n * METHODS * ABLATIONS; }
+
+/* Cell i, tasks outermost; whether it is wanted. */
+static bool cell(const Evaluation *e, size_t i, Cell *c) {
+    const size_t a = i % ABLATIONS, m = i / ABLATIONS % METHODS, s = i / (ABLATIONS * METHODS) % e->seed.n, t = i / (ABLATIONS * METHODS * e->seed.n);
+    *c = (Cell){&e->task.at[t], &e->seed.at[s], (Method)m, (Ablation)a};
+    return e->method[m] && e->ablation[a];
+}
+
+/* All that a result depends on: a file may hold the results of several models, methods and settings. Without demonstrations a seed says no more than
+ * which file the queries are in, and there is nothing to ablate. */
+static void cell_key(const Evaluation *e, const Cell *c, Bytes *key) {
     const Setting *s = &e->setting;
+    const bool demos = c->method == ICL || c->method == MEND;
+    Bytes path = {0};
+    const char *seed = demos ? c->seed->at : query_path(e, c->task->at, c->seed->at, &path);
+    bytes_free(&path);
     key->len = 0;
-    bytes_printf(key, "%s|%s|%s|%s|%zu|%s|%s|%s|%s", task->at, seed->at, method_names[method], ablation_names[ablation], e->K, e->split.at,
-                 s->format.channel ? "channel" : "direct", model_hash(s->lm), method == MEND ? model_hash(s->mend) : "");
+    bytes_printf(key, "%s|%s|%s|%s|%zu|%s|%s%s|%s|%s|%s", c->task->at, seed, method_names[c->method], ablation_names[demos ? c->ablation : NONE], demos ? e->K : 0, e->split.at,
+                 s->format.channel ? "channel" : "direct", s->format.encoder_input ? ", encoder" : "", by_f1(e, c->task) ? "macro-f1" : "accuracy",
+                 tensor_math() == MATH_FAST ? "fast" : "reference", model_hash(s->lm));
+    if (c->method == MEND)
+        bytes_printf(key, "|%s, %zu groups, %zu label rows%s", model_hash(s->mend), s->distilling.groups, s->distilling.label_rows,
+                     s->distilling.separate_input ? ", inputs apart" : "");
+    if (c->method == PROMPT) {
+        char hash[65];
+        sha256_hex(s->prompt->at, s->prompt->n * s->prompt->O * sizeof *s->prompt->at, hash);
+        bytes_printf(key, "|%s", hash);
+    }
+}
+
+/* The value of a cell, or NULL. */
+static const double *result(const Evaluation *e, const Cell *c) {
+    const double *value = NULL;
+    Bytes key = {0};
+    cell_key(e, c, &key);
+    for (size_t i = 0; !value && i < e->done.n; i++)
+        if (e->done.at[i].len == key.len && memcmp(e->done.at[i].at, key.at, key.len) == 0) value = &e->value[i];
+    bytes_free(&key);
+    return value;
 }
 
 bool read_results(Evaluation *e, Error *err) {
@@ -212,80 +255,78 @@ bool read_results(Evaluation *e, Error *err) {
     return ok;
 }
 
-/* One task, seed, method and ablation: a line of results. */
-static bool evaluate_one(Evaluation *e, const Bytes *task, const Bytes *seed, Method method, Ablation ablation, const Bytes *key, Error *err) {
-    Examples demos = {0}, queries = {0};
+/* The K demonstrations of a cell, as its ablation wants them. */
+static bool cell_demonstrations(const Evaluation *e, const Cell *c, Examples *demos, Error *err) {
     Bytes path = {0};
     uint64_t count = 0;
-    const uint64_t number = strtoull(seed->at, NULL, 10);
+    const uint64_t seed = strtoull(c->seed->at, NULL, 10);
+    put_path(e, c->task->at, c->seed->at, "train", &path);
+    bool ok = read_examples(path.at, true, demos, err);
+    if (ok && e->K > demos->n) ok = fail(err, BAD_INPUT, "%s: %zu demonstrations are wanted, %zu are there", path.at, e->K, demos->n);
+    bytes_free(&path);
+    if (!ok) return false;
+    if (e->K < demos->n || c->ablation == SHUFFLED) shuffle(demos, e->K, seed, &count);
+    for (size_t i = e->K; i < demos->n; i++) example_free(&demos->at[i]);
+    demos->n = e->K;
+    if (c->ablation == RANDOM_LABEL || c->ablation == WRONG_LABEL) relabel(demos, c->ablation == WRONG_LABEL, seed, &count);
+    return true;
+}
+
+/* A line of results. */
+static void put_result(const Evaluation *e, const Cell *c, const Bytes *key, size_t queries, double value, double time, Bytes *out) {
+    bytes_text(out, "{\"key\": "), json_put_string(out, key->at, key->len);
+    bytes_text(out, ", \"task\": "), json_put_string(out, c->task->at, c->task->len);
+    bytes_printf(out, ", \"seed\": \"%s\", \"method\": \"%s\", \"ablation\": \"%s\", \"queries\": %zu, \"metric\": \"%s\", \"value\": ", c->seed->at,
+                 method_names[c->method], ablation_names[c->ablation], queries, by_f1(e, c->task) ? "macro-f1" : "accuracy");
+    json_put_double(out, value);
+    bytes_text(out, ", \"seconds\": "), json_put_double(out, time);
+    bytes_text(out, "}\n");
+}
+
+static bool evaluate_cell(Evaluation *e, const Cell *c, Error *err) {
+    Examples demos = {0}, queries = {0};
+    Bytes path = {0}, key = {0};
     const double begun = seconds();
-    data_path(e, task->at, seed->at, "train", &path);
-    bool ok = read_examples(path.at, true, &demos, err);
-    const size_t K = e->K;
-    if (ok && K > demos.n) ok = fail(err, BAD_INPUT, "%s: %zu demonstrations are wanted, %zu are there", path.at, K, demos.n);
-    if (ok) {
-        if (K < demos.n || ablation == SHUFFLED) shuffle(&demos, K, number, &count);
-        for (size_t i = K; i < demos.n; i++) example_free(&demos.at[i]);
-        demos.n = K;
-        if (ablation == RANDOM_LABEL || ablation == WRONG_LABEL) relabel(&demos, ablation == WRONG_LABEL, number, &count);
-        data_path(e, task->at, seed->at, e->split.at, &path);
-        ok = read_examples(path.at, true, &queries, err);
-    }
+    query_path(e, c->task->at, c->seed->at, &path);
+    bool ok = cell_demonstrations(e, c, &demos, err) && read_examples(path.at, true, &queries, err);
     size_t *prediction = mem_new(queries.n, sizeof *prediction);
     Setting s = e->setting;
-    s.method = method, s.ablation = ablation;
+    s.method = c->method, s.ablation = c->ablation;
     Error detail;
     ok = ok && (predict(&s, &demos, &queries, prediction, &detail) || fail(err, detail.code, "%s: %.800s", path.at, detail.text));
     if (ok) {
-        const bool f1 = texts_hold(&e->classes, task->at, task->len);
-        const double value = f1 ? macro_f1(&queries, prediction) : accuracy(&queries, prediction);
-        add_result(e, key->at, key->len, value);
-        bytes_text(&e->results, "{\"key\": "), json_put_string(&e->results, key->at, key->len);
-        bytes_text(&e->results, ", \"task\": "), json_put_string(&e->results, task->at, task->len);
-        bytes_printf(&e->results, ", \"seed\": \"%s\", \"method\": \"%s\", \"ablation\": \"%s\", \"queries\": %zu, \"metric\": \"%s\", \"value\": ", seed->at,
-                     method_names[method], ablation_names[ablation], queries.n, f1 ? "macro-f1" : "accuracy");
-        json_put_double(&e->results, value);
-        bytes_text(&e->results, ", \"seconds\": "), json_put_double(&e->results, seconds() - begun);
-        bytes_text(&e->results, "}\n");
+        const double value = by_f1(e, c->task) ? macro_f1(&queries, prediction) : accuracy(&queries, prediction);
+        cell_key(e, c, &key);
+        add_result(e, key.at, key.len, value);
+        put_result(e, c, &key, queries.n, value, seconds() - begun, &e->results);
         if (e->output.len) ok = file_write(e->output.at, e->results.at, e->results.len, err);
     }
     free(prediction);
-    bytes_free(&path);
+    bytes_free(&path), bytes_free(&key);
     examples_free(&demos), examples_free(&queries);
     return ok;
 }
 
 bool evaluate(Evaluation *e, const Common *c, Error *err) {
     const time_t begun = time(NULL);
-    size_t all = 0, n = 0;
-    Bytes key = {0};
+    size_t missing = 0, n = 0;
+    Cell one;
     bool ok = true;
-    for (size_t m = 0; m < METHODS; m++)
-        for (size_t a = 0; a < ABLATIONS; a++) all += e->method[m] && e->ablation[a] ? e->task.n * e->seed.n : 0;
-    for (size_t t = 0; ok && t < e->task.n; t++)
-        for (size_t s = 0; ok && s < e->seed.n; s++)
-            for (Method m = 0; ok && m < METHODS; m++)
-                for (Ablation a = 0; ok && a < ABLATIONS; a++) {
-                    if (!e->method[m] || !e->ablation[a]) continue;
-                    result_key(e, &e->task.at[t], &e->seed.at[s], m, a, &key);
-                    if (!result(e, &key)) ok = evaluate_one(e, &e->task.at[t], &e->seed.at[s], m, a, &key, err);
-                    if (ok) show_progress(c, "evaluated", ++n, all, begun);
-                }
-    bytes_free(&key);
+    for (size_t i = 0; i < cells(e); i++) missing += cell(e, i, &one) && !result(e, &one);
+    for (size_t i = 0; ok && i < cells(e); i++) {
+        if (!cell(e, i, &one) || result(e, &one)) continue;
+        ok = evaluate_cell(e, &one, err);
+        if (ok) show_progress(c, "evaluated", ++n, missing, begun);
+    }
     return ok;
 }
 
 void spread_of(const Evaluation *e, const Bytes *task, Method method, Ablation ablation, double *mean, double *deviation) {
     double sum = 0, squares = 0, *value = mem_new(e->seed.n, sizeof *value);
-    Bytes key = {0};
-    for (size_t s = 0; s < e->seed.n; s++) {
-        result_key(e, task, &e->seed.at[s], method, ablation, &key);
-        sum += value[s] = *result(e, &key);
-    }
+    for (size_t s = 0; s < e->seed.n; s++) sum += value[s] = *result(e, &(Cell){task, &e->seed.at[s], method, ablation});
     *mean = sum / (double)e->seed.n;
     for (size_t s = 0; s < e->seed.n; s++) squares += (value[s] - *mean) * (value[s] - *mean);
     *deviation = sqrt(squares / (double)e->seed.n);
-    bytes_free(&key);
     free(value);
 }
 
