@@ -131,40 +131,61 @@ ISA_BODY void BODY(finish)(int level, float *restrict y, size_t ldy, const T *re
 ISA_CLONES(TN(finish), (float *y, size_t ldy, const T *s, const float *b, size_t rows, size_t cols, size_t valid),
            y, ldy, s, b, rows, cols, valid)
 
-/* Panels [p0,p1), tiles [t0,t1), k in [k0,k0+K): pack w, a strip of panels at a time; over each panel of the strip pass the tiles, a group at a
- * time. next: where in w the block begins that follows. */
-static void TN(linear_block)(const Linear *l, const T *xp, T *wp, T *sums, size_t p0, size_t p1, size_t t0, size_t t1, size_t k0, size_t K,
-                             size_t next) {
-    const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O, tiles = t1 - t0;
-    for (size_t q = p0, end; q < p1; q = end) {
-        end = min_size(q + l->strip, p1);
-        const size_t from = q * NR, to = min_size(end * NR, O);
-        /* Few rows: a full panel of the kernel's own numbers is read where it lies, what comes soon is asked for. */
-        const bool lies = sizeof(T) == sizeof(float) && tiles <= 2 && end == q + 1 && to - from == NR;
-        if (lies) prefetch_share(l->w, l->C * O, k0 * O + from + AHEAD, O, K, NR, 0, 1);
-        else TN(pack_panels)(wp, K, 0, l->w + k0 * O + from, O, K, to - from);
-        for (size_t step = 0; step < (end - q) * tiles; step++) {
-            const size_t g = step / ((end - q) * ROW_GROUP) * ROW_GROUP, at = step - g * (end - q); /* tiles before this group; steps within */
-            const size_t group = min_size(ROW_GROUP, tiles - g), p = q + at / group, t = t0 + g + at % group;
-            const size_t j = p * NR, valid = min_size(NR, O - j), cols = panel_width(valid, NR);
-            const size_t n = t * TILE_ROWS, rows = min_size(TILE_ROWS, l->N - n);
-            T *s = sums + ((t - t0) * (p1 - p0) + (p - p0)) * TILE_ROWS * NR;
-            const T *panel = lies ? (const T *)(const void *)(l->w + k0 * O + j) : wp + (j - from) * K;
-            if (tiles > 2) prefetch_share(l->w, l->C * O, next, O, K, to - from, step, (end - q) * tiles);
-            TN(multiply)(s, k0 == 0, xp + k0 * l->N + n * K, K, panel, lies ? O : cols, K, rows, cols);
-            if (k0 + K == l->C) TN(finish)(l->y + n * O + j, O, s, l->b ? l->b + j : NULL, rows, cols, valid);
-        }
+/* A block of w: panels [p0,p1), rows k in [k0,k0+K), for the tiles [t0,t1) of x. The sums wait in s, panel by panel within a tile. next: where
+ * in w the block begins that follows. */
+typedef struct {
+    size_t p0, p1, t0, t1, k0, K, next;
+} TN(Block);
+
+/* Tile t over one panel. ldw: from row to row of the panel. */
+static void TN(linear_tile)(const Linear *l, const TN(Block) *b, const T *xp, const T *panel, size_t ldw, T *sums, size_t p, size_t t) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), n = t * TILE_ROWS, j = p * NR;
+    const size_t rows = min_size(TILE_ROWS, l->N - n), valid = min_size(NR, l->O - j), cols = panel_width(valid, NR);
+    T *s = sums + ((t - b->t0) * (b->p1 - b->p0) + (p - b->p0)) * TILE_ROWS * NR;
+    TN(multiply)(s, b->k0 == 0, xp + b->k0 * l->N + n * b->K, b->K, panel, ldw, b->K, rows, cols);
+    if (b->k0 + b->K == l->C) TN(finish)(l->y + n * l->O + j, l->O, s, l->b ? l->b + j : NULL, rows, cols, valid);
+}
+
+/* Few rows: full panels of the kernel's own numbers are read where they lie, what comes soon is asked for. */
+static void TN(linear_few)(const Linear *l, const TN(Block) *b, const T *xp, T *wp, T *sums) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O;
+    for (size_t p = b->p0; p < b->p1; p++) {
+        const size_t at = b->k0 * O + p * NR, valid = min_size(NR, O - p * NR);
+        const bool lies = sizeof(T) == sizeof(float) && valid == NR;
+        if (lies) prefetch_share(l->w, l->C * O, at + AHEAD, O, b->K, NR, 0, 1);
+        else TN(pack_panels)(wp, b->K, 0, l->w + at, O, b->K, valid);
+        for (size_t t = b->t0; t < b->t1; t++)
+            TN(linear_tile)(l, b, xp, lies ? (const T *)(const void *)(l->w + at) : wp, lies ? O : panel_width(valid, NR), sums, p, t);
+    }
+}
+
+/* Many rows: pack a strip of panels, then over each of its panels pass the tiles, a group at a time. */
+static void TN(linear_many)(const Linear *l, const TN(Block) *b, const T *xp, T *wp, T *sums) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O, tiles = b->t1 - b->t0;
+    for (size_t q = b->p0, end; q < b->p1; q = end) {
+        end = min_size(q + l->strip, b->p1);
+        const size_t from = q * NR, to = min_size(end * NR, O), steps = (end - q) * tiles;
+        TN(pack_panels)(wp, b->K, 0, l->w + b->k0 * O + from, O, b->K, to - from);
+        size_t step = 0;
+        for (size_t g = b->t0; g < b->t1; g += ROW_GROUP)
+            for (size_t p = q; p < end; p++)
+                for (size_t t = g; t < min_size(g + ROW_GROUP, b->t1); t++, step++) {
+                    prefetch_share(l->w, l->C * O, b->next, O, b->K, to - from, step, steps);
+                    TN(linear_tile)(l, b, xp, wp + (p * NR - from) * b->K, panel_width(min_size(NR, O - p * NR), NR), sums, p, t);
+                }
     }
 }
 
 /* Panels [p0,p1), tiles [t0,t1) of one linear, `range` panels at a time. xp: all of x, packed; scratch: own of linear_pass. */
 static void TN(linear_job)(const Linear *l, const T *xp, T *scratch, size_t p0, size_t p1, size_t t0, size_t t1) {
     const size_t NR = panel_bytes(isa_level) / sizeof(T), C = l->C;
+    T *sums = scratch + l->block * l->strip * NR;
     for (size_t p = p0; p < p1; p += l->range)
         for (size_t k0 = 0; k0 == 0 || k0 < C; k0 += l->block) {
             const size_t K = min_size(l->block, C - k0), end = min_size(p + l->range, p1);
-            TN(linear_block)(l, xp, scratch, scratch + l->block * l->strip * NR, p, end, t0, t1, k0, K,
-                             k0 + K < C ? (k0 + K) * l->O + p * NR : end * NR);
+            const TN(Block) b = {p, end, t0, t1, k0, K, k0 + K < C ? (k0 + K) * l->O + p * NR : end * NR};
+            if (t1 - t0 <= 2) TN(linear_few)(l, &b, xp, scratch, sums);
+            else TN(linear_many)(l, &b, xp, scratch, sums);
         }
 }
 
