@@ -66,12 +66,12 @@ def classifier_table(L, **_):
     return rows + weight_and_bias("classifier", "KC", True)
 
 
-def gpt2_table(L, **_):
-    rows = [("wte.weight", "VC", True), ("wpe.weight", "PC", False)]
+def gpt2_table(L, tied, **_):
+    rows = [("wte.weight", "VC", tied), ("wpe.weight", "PC", False)]
     for i in range(L):
         for name, shape in (("ln_1", "C"), ("attn.c_attn", "CQ"), ("attn.c_proj", "CC"), ("ln_2", "C"), ("mlp.c_fc", "CF"), ("mlp.c_proj", "FC")):
             rows += weight_and_bias("h.%d.%s" % (i, name), shape, False)
-    return rows + weight_and_bias("ln_f", "C", False)
+    return rows + weight_and_bias("ln_f", "C", False) + ([] if tied else [("lm_head.weight", "VC", True)])
 
 
 def t5_attention(name):
@@ -428,12 +428,13 @@ def gpt2_letters(config):
         config["n_inner"] = 4 * sizes(config, "n_embd")[0]
     config.setdefault("activation_function", "gelu_new")
     config.setdefault("layer_norm_epsilon", 1e-5)
+    config.setdefault("tie_word_embeddings", True)
     L, C, _, F, P = sizes(config, "n_layer", "n_embd", "n_head", "n_inner", "n_positions")
     demand(config, "activation_function", "gelu_new", ACTIVATIONS)
     demand(config, "scale_attn_weights", True, (True,))
     demand(config, "scale_attn_by_inverse_layer_idx", False, (False,))
     demand(config, "add_cross_attention", False, (False,))
-    return dict(L=L, C=C, F=F, P=P, Q=3 * C)
+    return dict(L=L, C=C, F=F, P=P, Q=3 * C, tied=bool(config["tie_word_embeddings"]))
 
 
 def t5_letters(config):
@@ -489,7 +490,10 @@ def export(directory, name, out, mend, verbose):
         raise Refused("config.json: a MEND distiller is a GPT-2 or a T5, not %s" % architecture)
     files = mend_files(mend) if mend else weight_files(directory)
     sources = load_sources(files)
-    if letters.get("tied") and "lm_head.weight" in sources and sources["lm_head.weight"].read() != sources["shared.weight"].read():
+    words = [source for source in sources if source.endswith(("wte.weight", "shared.weight"))]
+    if mend or architecture == "GPT2Model":
+        letters["tied"] = True  # no head of its own
+    elif letters.get("tied") and words and "lm_head.weight" in sources and sources["lm_head.weight"].read() != sources[words[0]].read():
         letters["tied"] = config["tie_word_embeddings"] = False  # transformers 5 writes true whether they are tied or not
     table = tensor_table(architecture, letters, sources, mend)
     missing = [source for _, source, _, _ in table if source not in sources]

@@ -23,8 +23,10 @@
 /* ==== the models ==================================================================================================================
  * What a flat file of a GPT-2, a T5 or a distiller holds, checked before use. */
 
+static const TensorRow gpt2_tied_table[] = {{"wte.weight", LETTER_C, LETTER_V, offsetof(Model, wte)}};
+static const TensorRow gpt2_words_table[] = {{"wte.weight", LETTER_V, LETTER_C, offsetof(Model, wte)}};
+static const TensorRow head_table[] = {{"lm_head.weight", LETTER_C, LETTER_V, offsetof(Model, head)}};
 static const TensorRow gpt2_table[] = {
-    {"wte.weight", LETTER_C, LETTER_V, offsetof(Model, wte)},
     {"wpe.weight", LETTER_P, LETTER_C, offsetof(Model, wpe)},
     {"ln_f.weight", LETTER_C, -1, offsetof(Model, ln_g)},
     {"ln_f.bias", LETTER_C, -1, offsetof(Model, ln_b)},
@@ -45,7 +47,6 @@ static const TensorRow gpt2_layer_table[] = {
 };
 static const TensorRow t5_tied_table[] = {{"shared.weight", LETTER_C, LETTER_V, offsetof(Model, wte)}};
 static const TensorRow t5_words_table[] = {{"shared.weight", LETTER_V, LETTER_C, offsetof(Model, wte)}};
-static const TensorRow t5_head_table[] = {{"lm_head.weight", LETTER_C, LETTER_V, offsetof(Model, head)}};
 #define T5_STACK_ROWS(stack)                                                                                                              \
     {stack ".block.0.layer.0.SelfAttention.relative_attention_bias.weight", LETTER_R, LETTER_H, offsetof(T5Stack, position_w)},           \
     {stack ".final_layer_norm.weight", LETTER_C, -1, offsetof(T5Stack, ln_g)}
@@ -105,9 +106,9 @@ static bool read_gpt2(Model *m, const Json *config, Error *err) {
     m->D = size[LETTER_C] / m->H;
     size[LETTER_E] = size[LETTER_C];
     size[LETTER_Q] = 3 * size[LETTER_C];
-    size[LETTER_V] = extent(m, "wte.weight", 1);
-    m->wte_is_head = true;
-    if (!BIND(gpt2_table, 0, m)) return false;
+    m->wte_is_head = !weights_find(m->weights, "lm_head.weight");
+    size[LETTER_V] = extent(m, "wte.weight", m->wte_is_head ? 1 : 0);
+    if (!(m->wte_is_head ? BIND(gpt2_tied_table, 0, m) : BIND(gpt2_words_table, 0, m) && BIND(head_table, 0, m)) || !BIND(gpt2_table, 0, m)) return false;
     m->gpt2 = mem_new(m->L, sizeof *m->gpt2);
     for (size_t l = 0; l < m->L; l++)
         if (!BIND(gpt2_layer_table, l, &m->gpt2[l])) return false;
@@ -154,7 +155,7 @@ static bool read_t5(Model *m, const Json *config, bool whole, Error *err) {
         return fail(err, BAD_MODEL, "%s: decoder_start_token_id in the configuration is no id of the model", path);
     m->start_id = (uint32_t)start;
     if (!(m->wte_is_head ? BIND(t5_tied_table, 0, m) : BIND(t5_words_table, 0, m)) || !read_stack(m, &m->encoder, false, gated, err)) return false;
-    return !whole || (read_stack(m, &m->decoder, true, gated, err) && (m->wte_is_head || BIND(t5_head_table, 0, m)));
+    return !whole || (read_stack(m, &m->decoder, true, gated, err) && (m->wte_is_head || BIND(head_table, 0, m)));
 }
 
 /* P, and the pooler if the distiller's width is not the language model's. */
