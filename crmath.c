@@ -232,7 +232,10 @@ float cr_one(CrFunction f, float x) {
     case CR_RELU:
     case CR_FUNCTIONS: break;
     }
-    return x < 0 ? 0 : x;
+    /* By bits: of x < 0 ? 0 : x clang 14 makes WebAssembly's f32.max, which takes the sign off -0. */
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    return b > 0x80000000u ? 0 : x;
 }
 
 /* ---- fast functions: float64, no branches ---- */

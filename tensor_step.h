@@ -66,9 +66,7 @@ static inline size_t keys_of(const Attention *h, size_t i) {
 }
 
 /* Waking threads takes as long as some ten thousand steps of work. */
-#if defined(_OPENMP)
 static inline bool worth_threads(size_t steps) { return steps > 1 << 14; }
-#endif
 
 static inline size_t thread_index(void) {
 #if defined(_OPENMP)

@@ -1,6 +1,7 @@
 """Make the conformance pack: conformance/{models,runs,...}. Standard library alone; every machine makes the same bytes.
 
 usage: python3 test/make_conformance.py [FOLDER]      default: conformance; needs ./lingua2 and ./mend
+       python3 test/make_conformance.py --commands    the command line of every run: NAME.ARITHMETIC PROGRAM trace ...
 
 models/NAME.safetensors     six tiny models in the flat format (docs/FORMAT.md), their weights cut out of SHAKE-256
 runs.json                   what each model is given
@@ -168,11 +169,11 @@ def write_flat(path, items, config, architecture):
 # ==== manifests ====
 
 def command(run, folder):
-    """The program's arguments for one run."""
-    out = [os.path.join(ROOT, run["program"]), "trace"]
+    """A program and its arguments for one run."""
+    out = [run["program"], "trace"]
     for key, option in (("model", "-m"), ("llm", "-l"), ("mend", "-m")):
         if key in run:
-            out += [option, os.path.join(folder, "models", run[key] + ".safetensors")]
+            out += [option, folder + "/models/" + run[key] + ".safetensors"]
     for key in ("ids", "encoder_ids", "demonstration_ids"):
         if key in run:
             out += ["--" + key.replace("_", "-"), ",".join(map(str, run[key]))]
@@ -188,8 +189,13 @@ def make(folder):
     make_vectors.write(os.path.join(folder, "vectors.jsonl"))
     for name, run in RUNS.items():
         for arithmetic in ("fast", "reference"):
-            subprocess.run(command(run, folder) + ["--math", arithmetic, "--threads", "1", "--hash-only", "-o", os.path.join(folder, "%s.%s" % (name, arithmetic))], check=True)
+            program, *rest = command(run, folder)
+            subprocess.run([os.path.join(ROOT, program), *rest, "--math", arithmetic, "--threads", "1", "--hash-only", "-o", os.path.join(folder, "%s.%s" % (name, arithmetic))], check=True)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == ["--commands"]:
+    for name, run in RUNS.items():
+        for arithmetic in ("fast", "reference"):
+            print("%s.%s" % (name, arithmetic), *command(run, "conformance"), "--math", arithmetic)
+elif __name__ == "__main__":
     make(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "conformance"))

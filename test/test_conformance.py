@@ -66,8 +66,8 @@ def test_rebuilt(folder):
 def test_threads(folder):
     for name, run_of in make_conformance.RUNS.items():
         for arithmetic in ("fast", "reference"):
-            out = os.path.join(folder, name)
-            code, _, error = run(*make_conformance.command(run_of, PACK), "--math", arithmetic, "--threads", "3", "--hash-only", "-o", out)
+            out, (program, *rest) = os.path.join(folder, name), make_conformance.command(run_of, PACK)
+            code, _, error = run("./" + program, *rest, "--math", arithmetic, "--threads", "3", "--hash-only", "-o", out)
             check(code == 0 and read(out + ".taps") == read(PACK, "%s.%s.taps" % (name, arithmetic)), name, arithmetic, "on three threads", error)
 
 

@@ -1,0 +1,192 @@
+"""The taps of docs/NUMERICS.md from transformers on PyTorch, by forward hooks: what `compare` reads as the other side, or in float64 as the truth.
+
+usage: python3 test/trace_torch.py CHECKPOINT --ids 1,2,3 [--encoder-ids 4,5] [--float64] -o RUN.safetensors
+CHECKPOINT: a Hugging Face directory of a BERT or XLM-R token classifier, a GPT-2 or a T5, the one that export.py read.
+"""
+import argparse
+import json
+import math
+import struct
+
+import torch
+import transformers
+
+NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+
+
+class Taps:
+    """Results by name, in the order in which the hooks fire; the batch's axis of one is taken off."""
+
+    def __init__(self):
+        self.items, self.scope = {}, ""
+
+    def put(self, name, x):
+        self.items[self.scope + name] = x.detach().clone()
+
+    def out(self, module, name):
+        module.register_forward_hook(lambda _, __, y: self.put(name, (y[0] if isinstance(y, tuple) else y)[0]))
+
+    def into(self, module, name):
+        module.register_forward_pre_hook(lambda _, x: self.put(name, x[0][0]))
+
+    def attention(self, name, q, k, heads, scale, causal=False, bias=None):
+        """Scores and probabilities as the eager attention of transformers computes them from its own q and k."""
+        def split(x):
+            return x.view(x.shape[0], heads, -1).transpose(0, 1)
+        scores = split(q) @ split(k).transpose(1, 2) * scale
+        if bias is not None:
+            scores = scores + bias
+        if causal:
+            scores = scores.masked_fill(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -math.inf)
+        self.put(name + ".scores", scores)
+        self.put(name + ".probs", torch.softmax(scores, -1))
+
+    def write(self, path):
+        header, data = {"__metadata__": {"format": "trace-1"}}, b""
+        for name, x in self.items.items():
+            raw = x.contiguous().numpy().tobytes()
+            header[name] = {"dtype": NAMES[x.dtype], "shape": list(x.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+            data += raw
+        text = json.dumps(header).encode()
+        with open(path, "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def put_head(taps, logits, target):
+    taps.put("lm_head", logits)
+    taps.put("lse", torch.logsumexp(logits, -1, keepdim=True))
+    rows = logits[:len(target)]
+    taps.put("logprob", torch.log_softmax(rows, -1).gather(1, torch.tensor(target)[:, None]))
+
+
+# ==== BERT and XLM-R ====
+
+def encoder(model, ids):
+    taps, body = Taps(), model.base_model
+    taps.into(body.embeddings.LayerNorm, "embeddings.sum"), taps.out(body.embeddings.LayerNorm, "embeddings.LayerNorm")
+    for n, layer in enumerate(body.encoder.layer):
+        at, self = "encoder.layer.%d." % n, layer.attention.self
+        for part in ("query", "key", "value"):
+            taps.out(getattr(self, part), at + "attention.self." + part)
+        taps.into(layer.attention.output.dense, at + "attention.self.ctx")
+        for module, name in ((layer.attention.output, "attention.output"), (layer.output, "output")):
+            taps.out(module.dense, at + name + ".dense"), taps.into(module.LayerNorm, at + name + ".residual"), taps.out(module.LayerNorm, at + name + ".LayerNorm")
+        taps.out(layer.intermediate.dense, at + "intermediate.dense"), taps.into(layer.output.dense, at + "intermediate.act")
+    taps.out(model.classifier, "classifier")
+    model(input_ids=torch.tensor([ids]))
+    heads, width = model.config.num_attention_heads, model.config.hidden_size
+    for n in range(len(body.encoder.layer)):
+        name = "encoder.layer.%d.attention.self" % n
+        taps.attention(name, taps.items[name + ".query"], taps.items[name + ".key"], heads, 1 / math.sqrt(width // heads))
+    taps.put("probs", torch.softmax(taps.items["classifier"], -1))
+    return taps
+
+
+# ==== GPT-2 and MEND ====
+
+def gpt2_body(body, rows, taps):
+    taps.put("wte", rows)
+    taps.out(body.drop, "embeddings")
+    for n, block in enumerate(body.h):
+        at = "h.%d." % n
+        for path in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.act", "mlp.c_proj"):
+            taps.out(block.get_submodule(path), at + path)
+        taps.into(block.attn.c_proj, at + "attn.ctx"), taps.into(block.ln_2, at + "resid_mid"), taps.out(block, at + "resid_out")
+    taps.out(body.ln_f, "ln_f")
+    hidden = body(inputs_embeds=rows[None]).last_hidden_state[0]
+    heads, width = body.config.n_head, body.config.n_embd
+    for n in range(len(body.h)):
+        q, k, _ = taps.items[taps.scope + "h.%d.attn.c_attn" % n].split(width, -1)
+        taps.attention("h.%d.attn" % n, q, k, heads, 1 / math.sqrt(width // heads), causal=True)
+    return hidden
+
+
+def gpt2(model, ids, vectors=None, taps=None):
+    taps, rows = taps or Taps(), model.transformer.wte(torch.tensor(ids))
+    hidden = gpt2_body(model.transformer, rows if vectors is None else torch.cat([vectors, rows]), taps)
+    put_head(taps, model.lm_head(hidden[len(hidden) - len(ids):]), ids[1:])
+    return taps
+
+
+def mend(distiller, prompt, pooler, model, demonstrations, ids):
+    """distiller: a GPT2Model; prompt [U,C]; pooler: Linear or None."""
+    taps = Taps()
+    taps.scope = "hypernet."
+    s = gpt2_body(distiller, torch.cat([distiller.wte(torch.tensor(demonstrations)), prompt]), taps)[-len(prompt):]
+    if pooler is not None:
+        dense = pooler(s)
+        s = torch.tanh(dense)
+        taps.put("adap_pooler.dense", dense), taps.put("adap_pooler.act", s)
+    taps.scope = ""
+    return gpt2(model, ids, s, taps)
+
+
+# ==== T5 ====
+
+def t5_stack(stack, side, taps):
+    blocks = stack.block
+    taps.out(stack.embed_tokens, side + ".embed_tokens")
+    for n, block in enumerate(blocks):
+        at = side + ".block.%d.layer." % n
+        for i, layer in enumerate(block.layer[:-1]):
+            name = "SelfAttention" if i == 0 else "EncDecAttention"
+            attention = getattr(layer, name)
+            for part in "qkvo":
+                taps.out(getattr(attention, part), at + "%d.%s.%s" % (i, name, part))
+            taps.into(attention.o, at + "%d.%s.ctx" % (i, name))
+        last = block.layer[-1].DenseReluDense
+        for part in ("wi", "wi_0", "wi_1", "wo"):
+            if hasattr(last, part):
+                taps.out(getattr(last, part), at + "%d.DenseReluDense.%s" % (len(block.layer) - 1, part))
+        taps.into(last.wo, at + "%d.DenseReluDense.act" % (len(block.layer) - 1))
+        for i, layer in enumerate(block.layer):
+            taps.out(layer.layer_norm, at + "%d.layer_norm" % i), taps.out(layer, at + "%d.residual" % i)
+    taps.out(stack.final_layer_norm, side + ".final_layer_norm")
+
+
+def t5_attention(model, stack, side, T, taps):
+    """Position bias by distance, scores and probabilities."""
+    first, heads = stack.block[0].layer[0].SelfAttention, model.config.num_heads
+    table = first.compute_bias(T + 1, T + 1)[0]
+    taps.put(side + ".block.0.layer.0.SelfAttention.relative_attention_bias", torch.cat([table[:, T, :T], table[:, 0, :T]], 1))
+    for n, block in enumerate(stack.block):
+        for i in range(len(block.layer) - 1):
+            name = side + ".block.%d.layer.%d." % (n, i) + ("SelfAttention" if i == 0 else "EncDecAttention")
+            taps.attention(name, taps.items[name + ".q"], taps.items[name + ".k"], heads, 1.0, causal=side == "decoder" and i == 0, bias=None if i else table[:, :T, :T])
+
+
+def t5(model, ids, encoder_ids):
+    taps, start = Taps(), model.config.decoder_start_token_id
+    for stack, side in ((model.encoder, "encoder"), (model.decoder, "decoder")):
+        t5_stack(stack, side, taps)
+    taps.into(model.lm_head, "decoder.scaled")
+    logits = model(input_ids=torch.tensor([encoder_ids]), decoder_input_ids=torch.tensor([[start] + ids[:-1]]), use_cache=False).logits[0]
+    t5_attention(model, model.encoder, "encoder", len(encoder_ids), taps), t5_attention(model, model.decoder, "decoder", len(ids), taps)
+    put_head(taps, logits, ids)
+    return taps
+
+
+def trace(model, ids, encoder_ids=None):
+    with torch.no_grad():
+        kind = type(model).__name__
+        return encoder(model, ids) if "TokenClassification" in kind else gpt2(model, ids) if "GPT2" in kind else t5(model, ids, encoder_ids)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--ids", required=True)
+    parser.add_argument("--encoder-ids")
+    parser.add_argument("--float64", action="store_true")
+    parser.add_argument("-o", "--output", required=True)
+    a = parser.parse_args()
+    architecture = transformers.AutoConfig.from_pretrained(a.checkpoint).architectures[0]
+    model = getattr(transformers, architecture).from_pretrained(a.checkpoint, attn_implementation="eager").to(torch.float64 if a.float64 else torch.float32).eval()
+    ids, encoder_ids = ([int(i) for i in text.split(",")] if text else None for text in (a.ids, a.encoder_ids))
+    taps = trace(model, ids, encoder_ids)
+    taps.put("input.ids", torch.tensor(ids))
+    taps.write(a.output)
+
+
+if __name__ == "__main__":
+    main()
