@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import struct
+import subprocess
 import sys
 
 ASSETS = os.path.join("..", "shared", "assets")
@@ -192,6 +193,18 @@ def make(folder, name, spec):
         f.write(stamp)
     shutil.rmtree(path, ignore_errors=True)
     os.rename(draft, path)
+    return path
+
+
+def flat_file(name):
+    """The flat file of a model, made in build/test-models if it is not there or older than its makers."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.join(root, "build", "test-models")
+    path = os.path.join(folder, name + ".safetensors")
+    makers = [os.path.join(root, f) for f in ("export.py", "export_tokenizer.py", "test/make_models.py")]
+    if not os.path.exists(path) or os.path.getmtime(path) < max(map(os.path.getmtime, makers)):
+        subprocess.run([sys.executable, "test/make_models.py", folder, name], cwd=root, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "export.py", os.path.join(folder, name), "-o", path], cwd=root, check=True, stderr=subprocess.DEVNULL)
     return path
 
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from make_models import flat_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MODELS = os.path.join(ROOT, "build", "test-models")
 STRIDE = int(os.environ.get("TEST_STRIDE", "1"))  # every so many of the cases are taken (test/run.py)
 WAYS = (["--threads", "1"], ["--threads", "2", "--math", "reference"])
 passed = failed = skipped = 0
@@ -21,16 +21,6 @@ def check(condition, message):
     passed, failed = passed + bool(condition), failed + (not condition)
     if not condition and failed <= 12:
         print("failed: " + message)
-
-
-def flat_file(name):
-    """The model's flat file, made if it is not there or older than its makers."""
-    path = os.path.join(MODELS, name + ".safetensors")
-    makers = [os.path.join(ROOT, f) for f in ("export.py", "export_tokenizer.py", "test/make_models.py")]
-    if not os.path.exists(path) or os.path.getmtime(path) < max(map(os.path.getmtime, makers)):
-        subprocess.run([sys.executable, "test/make_models.py", MODELS, name], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([sys.executable, "export.py", os.path.join(MODELS, name), "-o", path], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    return path
 
 
 def request(case, texts, number):

@@ -1,5 +1,6 @@
 """lingua2 train: from texts to a compressor in one go, the same bits stopped and resumed or with other threads, both recipes against PyTorch
 (test/make_lingua2_recipe_golden.py), and what must stop it. Standard library alone."""
+import gzip
 import json
 import os
 import signal
@@ -8,10 +9,13 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from make_models import flat_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 PROGRAM = os.path.join(ROOT, "lingua2")
 TINY = ["-q", "--fresh", "--layers", "1", "--hidden", "32", "--heads", "2", "--feed-forward", "64"]
-passed = failed = 0
+passed = failed = skipped = 0
 
 
 def check(condition, message):
@@ -165,10 +169,49 @@ def bad(folder, labels):
     check(code == 1 and "spans" in err and "annotate" in err, "lines that were not annotated: %d %s" % (code, err))
 
 
+def still(name, folder, lines, *options):
+    """The log of one epoch that changes nothing, to the losses' 1e-6."""
+    labels, out = write("".join(json.dumps(line) + "\n" for line in lines), folder, "lines.jsonl"), os.path.join(folder, "still-" + options[0] + name)
+    code, _, err = run(["train", "-q", "-m", flat_file(name), "-o", out, "--recipe", *options, "--math", "reference", "--rate", "1e-12", "--dropout", "0", "--epochs", "1", labels])
+    check(code == 0, "%s: %d %s" % (options, code, err))
+    return parsed(read(out, "log.jsonl").decode())
+
+
+def score_is(what, row, want):
+    """The line of an epoch against the labels of several texts."""
+    sums = {k: sum(w[k] for w in want) for k in want[0]}
+    check(abs(row["choose_loss"] - sums["loss"] / len(want)) <= 1e-6 * (1 + sums["loss"]), "%s: choose_loss %s" % (what, row))
+    wrong = sums["labels"] - sums["right"]
+    check(row["accuracy"] == sums["right"] / sums["labels"] and row["f1"] == (2 * sums["keep"] / (2 * sums["keep"] + wrong) if sums["keep"] + wrong else 0), "%s: accuracy %s" % (what, row))
+
+
+def recipes(folder):
+    """Paper: two copies of each line, one a step, so that each loss tells its line; the copies that do not come choose. Ours: all lines in one step."""
+    with gzip.open(os.path.join(ROOT, "test", "golden", "lingua2-recipe.json.gz")) as file:
+        golden = json.load(file)
+    for name, want in golden["models"].items():
+        *steps, epoch = still(name, folder, golden["cases"] * 2, "paper", "--batch", "1")
+        left = [[case["loss"]] * 2 for case in want["paper"]]
+        for row in steps:
+            near = [losses for losses in left if losses and abs(losses[0] - row["loss"]) <= 1e-6 * (1 + row["loss"])]
+            check(len(near) == 1, "%s: no line has the loss %r" % (name, row["loss"]))
+            near and near[0].pop()
+        check(len(steps) == 14 and sum(map(len, left)) == 4, "%s: %d steps, left %s" % (name, len(steps), left))
+        score_is("paper, " + name, epoch, [case for case, losses in zip(want["paper"], left) for _ in losses])
+        *steps, epoch = still(name, folder, golden["lines"], "ours", "--batch", "%d" % want["learn"]["sequences"])
+        check(len(steps) == 1 and abs(steps[0]["loss"] - want["learn"]["loss"]) <= 1e-6, "ours, %s: %s, wanted %r" % (name, steps, want["learn"]["loss"]))
+        score_is("ours, " + name, epoch, [want["choose"]])
+
+
 with tempfile.TemporaryDirectory() as temporary:
     made = end_to_end(temporary)
     same_bits(temporary, made)
     interrupted(temporary, made)
     bad(temporary, made)
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
+    if os.path.isdir(os.path.join(ROOT, "..", "shared", "assets")):
+        recipes(temporary)
+    else:
+        skipped += 1
+        print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
+print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
 sys.exit(1 if failed else 0)
