@@ -743,8 +743,7 @@ static unsigned char space_class(const char *text, size_t from, size_t to) {
     return from == to ? 0 : (unsigned char)(1 + (breaks > 2 ? 2 : breaks));
 }
 
-/* A mark that belongs to what is before it. */
-static bool is_closing(uint32_t code) {
+bool is_closing(uint32_t code) {
     static const uint32_t closing[][2] = {{'!', '"'}, {'\'', '\''}, {')', ')'}, {',', ','}, {'.', '.'}, {':', ';'}, {'?', '?'}, {']', ']'}, {'}', '}'}, {0xBB, 0xBB}, {0x589, 0x589}, {0x60C, 0x60C}, {0x61B, 0x61B},
                                           {0x61F, 0x61F}, {0x6D4, 0x6D4}, {0x964, 0x965}, {0x104A, 0x104B}, {0x1361, 0x1368}, {0x17D4, 0x17D6}, {0x2019, 0x2019}, {0x201D, 0x201D}, {0x2026, 0x2026}, {0x203A, 0x203A},
                                           {0x203C, 0x203D}, {0x2047, 0x2049}, {0x3001, 0x3002}, {0x3009, 0x3009}, {0x300B, 0x300B}, {0x300D, 0x300D}, {0x300F, 0x300F}, {0x3011, 0x3011}, {0x3015, 0x3015},
@@ -779,7 +778,7 @@ typedef struct {
     Bytes text; /* scratch */
 } Taking;
 
-static bool tokens_in(const Document *d, const char *text, size_t len, size_t *n, Error *err) {
+bool document_tokens(const Document *d, const char *text, size_t len, size_t *n, Error *err) {
     if (d->counting == COUNT_WORDS) return *n = 0, true;
     return tokenizer_count(d->counting == COUNT_MODEL ? d->m->tokenizer : d->counter, text, len, n, err);
 }
@@ -811,7 +810,7 @@ static void append_kept(Taking *t, size_t from, size_t stop) {
 static bool count_kept(Taking *t, size_t from, size_t stop, size_t *n, Error *err) {
     t->text.len = 0;
     append_kept(t, from, stop);
-    return tokens_in(t->d, t->text.at ? t->text.at : "", t->text.len, n, err);
+    return document_tokens(t->d, t->text.at ? t->text.at : "", t->text.len, n, err);
 }
 
 /* Put word w into the list in this step. Tokens change near it alone: those from the last sure beginning of a token before it to the first behind it are counted
@@ -1038,7 +1037,7 @@ static void measure_spaces(Document *d) {
 
 /* The tokens of a text that holds the words taken by this step. */
 static bool count_all(const Document *d, const Bytes *text, size_t step, size_t *n, Error *err) {
-    if (d->counting != COUNT_WORDS) return tokens_in(d, text->at, text->len, n, err);
+    if (d->counting != COUNT_WORDS) return document_tokens(d, text->at, text->len, n, err);
     *n = 0;
     for (size_t w = 0; w < d->n; w++) *n += d->word[w].step <= step && !is_blank(d, w);
     return true;
@@ -1077,19 +1076,19 @@ size_t document_budget(const Document *d) {
     return most >= n ? d->origin_tokens : (size_t)most;
 }
 
-/* The classifier's probabilities of all pieces, without those of the special tokens. */
-static void gather_probabilities(Document *d) {
+float *document_probabilities(const Document *d) {
     const size_t before = tokenizer_special(d->m->tokenizer, "cls") >= 0, behind = tokenizer_special(d->m->tokenizer, "sep") >= 0;
     float *p = mem_new(d->piece.n, sizeof *p);
     size_t at = 0;
     for (size_t c = 0; c < d->chunks; at += d->chunk[c++].T - before - behind) memcpy(p + at, d->chunk[c].p + before, (d->chunk[c].T - before - behind) * sizeof *p);
-    word_probabilities(d, p);
-    free(p);
+    return p;
 }
 
 bool document_rank(Document *d, size_t most, Error *err) {
+    float *own = d->r->baseline.len || d->given ? NULL : document_probabilities(d);
     if (d->r->baseline.len) baseline_probabilities(d);
-    else gather_probabilities(d);
+    else word_probabilities(d, d->given ? d->given : own);
+    free(own);
     for (size_t w = 0; w < d->n; w++) d->word[w].step = NONE;
     return (!has_filter(d) || reserve_contexts(d, err)) && take_all(d, most, err);
 }
@@ -1155,14 +1154,13 @@ static void add_labels(const Document *d, size_t step, bool whole, Result *out) 
     }
 }
 
-/* The steps taken, the text they make and its exact count. Where the count along the way was a guess, steps are taken back until the budget is met. */
-static bool choose_text(const Document *d, size_t budget, size_t *step, Result *out, Error *err) {
+bool document_choose(const Document *d, size_t budget, size_t *step, Bytes *text, size_t *tokens, Error *err) {
     *step = document_steps(d, budget);
     for (size_t back = 1;; back *= 2) {
-        out->prompt.len = 0;
-        document_text(d, *step, &out->prompt);
-        if (!count_all(d, &out->prompt, *step, &out->compressed_tokens, err)) return false;
-        if (out->compressed_tokens <= budget || d->r->threshold >= 0 || !d->r->use_token_level_filter || *step == document_steps(d, 0)) return true;
+        text->len = 0;
+        document_text(d, *step, text);
+        if (!count_all(d, text, *step, tokens, err)) return false;
+        if (*tokens <= budget || d->r->threshold >= 0 || !d->r->use_token_level_filter || *step == document_steps(d, 0)) return true;
         *step = *step > document_steps(d, 0) + back ? *step - back : document_steps(d, 0);
     }
 }
@@ -1173,7 +1171,7 @@ bool document_compress(Document *d, Result *out, Error *err) {
     size_t step = 0, first = 0;
     *out = (Result){.origin_tokens = d->origin_tokens, .budget = budget};
     if ((!whole || d->r->return_word_label) && !document_rank(d, whole || d->r->threshold >= 0 ? SIZE_MAX : budget, err)) return false;
-    if (!whole && !choose_text(d, budget, &step, out, err)) return result_free(out), false;
+    if (!whole && !document_choose(d, budget, &step, &out->prompt, &out->compressed_tokens, err)) return result_free(out), false;
     whole = whole || (d->r->only_if_smaller && out->compressed_tokens >= out->origin_tokens);
     for (size_t c = 0; c < d->contexts; c++) {
         Bytes text = {0};
@@ -1222,6 +1220,7 @@ void compress_batch(const Model *m, const Tokenizer *counter, const Request *r, 
 
 static const Command commands[] = {
     {"compress", command_compress, "shorten a text, keeping what matters"},
+    {"label", command_label, "every word with its probability and verdict: lines, JSON, colours, a page"},
     {"classify", command_classify, "the probability of being kept, piece by piece"},
     {"tokenize", command_tokenize, "ids, pieces and byte offsets of a text"},
     {"chunk", command_chunk, "texts to requests for a language model that shortens them"},

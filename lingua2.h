@@ -2,6 +2,8 @@
  *
  * lingua2.c          the model, the encoder, the faithful mode, main
  * lingua2_compat.c   compression as the Python package does it
+ * lingua2_structured.c   parts with rates of their own: tags, JSON
+ * lingua2_label.c    every word with its verdict: lines, JSON, colours, a page
  * lingua2_stream.c   JSON lines through a warm model
  * lingua2_cli.c      requests and results as options, JSON and JSON lines; commands
  * lingua2_trace.c    one pass through the classifier, recorded and replayed
@@ -100,7 +102,7 @@ typedef struct {
     Bytes word_sep, label_sep, token_to_word;
     /* the faithful mode alone */
     double threshold; /* below 0: none */
-    bool only_if_smaller;
+    bool only_if_smaller, structured; /* structured: the contexts hold <llmlingua> tags */
     Bytes count, keep, baseline;
 } Request;
 Request request_new(void);
@@ -123,6 +125,7 @@ typedef struct {
     bool has_labels;
     /* the faithful mode alone */
     Bytes prompt;
+    bool json; /* the prompt is JSON */
     size_t budget;
     Label *word; /* [words], if there are labels */
     size_t words;
@@ -130,12 +133,16 @@ typedef struct {
 void result_free(Result *r);
 
 /* The request's keywords as options of a command. */
-enum { KEYWORDS = 21, PACKAGE_KEYWORDS = 16 };
+enum { KEYWORDS = 22, PACKAGE_KEYWORDS = 16 };
 void request_options(Request *r, CliOption option[KEYWORDS]);
 /* {"id": ..., "context": ..., keyword: ...}; with compat the package's keywords alone. Errors: BAD_INPUT. */
 bool request_read(const Json *j, bool compat, Request *r, Error *err);
+/* The contexts are the files of the command line, or standard input. */
+bool read_contexts(const Common *c, Request *r);
 /* Append the result as JSON, without braces: the package's keys; in the faithful mode `rate` is a number, and what was asked for and the words are told too. */
 void put_result(const Request *r, const Result *result, bool compat, Bytes *out);
+/* Append "words": [...], each with the bytes where it stands in its context. */
+void put_words(const Request *r, const Result *result, Bytes *out);
 
 /* ==== the faithful mode (lingua2.c) ==== */
 
@@ -180,6 +187,7 @@ typedef struct {
     size_t n;
     Chunk *chunk; /* [chunks] */
     size_t chunks;
+    const float *given; /* [piece.n] probabilities in place of the chunks', or NULL */
     unsigned char *space; /* [n + 1] the white space before each word and before the end: 0 none, 1 some, 2 a line break, 3 a blank line */
     size_t *spaces[4];    /* [n + 2] how often there is at least so much before words 0..i-1 */
     Step *step;           /* [steps + 1] */
@@ -198,6 +206,12 @@ bool document_rank(Document *d, size_t most, Error *err);
 /* The tokens that the request allows; the last step that may be taken with so many (or by the request's threshold). At least one word is taken. */
 size_t document_budget(const Document *d);
 size_t document_steps(const Document *d, size_t budget);
+/* The same, the text that these steps make and its exact count: where the count along the way was a guess, steps are taken back until the budget is met. */
+bool document_choose(const Document *d, size_t budget, size_t *step, Bytes *text, size_t *tokens, Error *err);
+/* The classifier's probabilities of the pieces [piece.n], to be freed. */
+float *document_probabilities(const Document *d);
+/* The tokens of a text, as the document counts them; 0 if it counts words. */
+bool document_tokens(const Document *d, const char *text, size_t len, size_t *n, Error *err);
 /* Word i after a step; append the text after a step. */
 Label document_label(const Document *d, size_t i, size_t step);
 void document_text(const Document *d, size_t step, Bytes *out);
@@ -209,6 +223,8 @@ void compress_batch(const Model *m, const Tokenizer *counter, const Request *r, 
 
 /* The first place at or after `from` where `what` (not empty) stands in text[0..end), or end. */
 size_t find(const char *text, size_t end, size_t from, const char *what, size_t len);
+/* A mark that belongs to what is before it. */
+bool is_closing(uint32_t code);
 /* A decimal digit of any script. */
 bool has_digit(const char *text, size_t len);
 /* np.percentile(value, q), method "linear", of n values in float32 (single) or float64; sorts value. In float32 each step is rounded. */
@@ -216,6 +232,29 @@ double percentile(double *value, size_t n, int q, bool single);
 /* The context filter's rate, and whether it must leave context i in. */
 double context_rate(const Request *r, size_t origin_tokens);
 bool is_forced_context(const Request *r, size_t i);
+
+/* ==== parts with rates of their own (lingua2_structured.c) ==== */
+
+/* A stretch of a context, where it stands in the text that came in, and its rate; below 0: the request's. */
+typedef struct {
+    size_t start, end, origin;
+    double rate;
+} Segment;
+
+/* All of a context's, side by side from its first byte to its last. */
+typedef struct {
+    Segment *at;
+    size_t n, cap;
+} Segments;
+void segments_free(Segments *s);
+
+/* A text with <llmlingua> tags: what is left without them, and the segments they make. Errors: BAD_INPUT with the byte. */
+bool tags_read(const Bytes *text, Bytes *plain, Segments *s, Error *err);
+/* A request whose contexts hold tags. */
+bool compress_tags(const Model *m, const Tokenizer *counter, const Request *r, Result *out, Error *err);
+/* A file with a JSON object instead of contexts, and one that says what is to become of its keys: {key: {"rate", "compress", "value_type", "pair_remove"}}. The
+ * object's strings are shortened, the rest stays as it is. */
+bool compress_json_file(const Model *m, const Tokenizer *counter, const Request *r, const char *config_path, const char *path, Result *out, Error *err);
 
 /* ==== compatible mode (lingua2_compat.c) ==== */
 
@@ -252,6 +291,7 @@ bool compress_lines(const Common *c, const Model *m, const Tokenizer *counter, c
 /* ==== commands (lingua2_cli.c, lingua2_distill.c) ==== */
 
 bool command_compress(Common *c, int argc, char **argv);
+bool command_label(Common *c, int argc, char **argv);
 bool command_classify(Common *c, int argc, char **argv);
 bool command_trace(Common *c, int argc, char **argv);
 bool command_replay(Common *c, int argc, char **argv);

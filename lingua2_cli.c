@@ -90,6 +90,7 @@ static const Keyword keywords[KEYWORDS] = {
     {"word_sep", "word-sep", "S", CLI_ESCAPED, SLOT(word_sep), 0, 0, "what stands between labelled words"},
     {"label_sep", "label-sep", "S", CLI_ESCAPED, SLOT(label_sep), 0, 0, "what stands between a word and its label"},
     /* not the package's */
+    {"structured", "structured", NULL, CLI_FLAG, SLOT(structured), 0, 0, "<llmlingua, rate=0.3>, <llmlingua, compress=False> ... </llmlingua> give parts of the text rates"},
     {"threshold", "threshold", "P", CLI_NUMBER, SLOT(threshold), 0, 1, "keep every word at or above this probability, instead of a rate"},
     {"count", "count", "cl100k|model|words", CLI_TEXT, SLOT(count), 0, 0, "what a token is (default cl100k)"},
     {"keep", "keep", "KINDS", CLI_TEXT, SLOT(keep), 0, 0, "always keep code,urls,numbers,quotes, or some of these"},
@@ -178,16 +179,18 @@ static void put_numbers(const Request *r, const Result *result, Bytes *out) {
     } else {
         bytes_text(out, r->target_token >= 1 ? "\"target_token\": " : "\"rate\": ");
         json_put_double(out, r->target_token >= 1 ? r->target_token : r->rate);
-        bytes_printf(out, ", \"tokens\": %zu", result->budget);
+        if (!result->json) bytes_printf(out, ", \"tokens\": %zu", result->budget); /* in JSON each string has its own */
     }
     bytes_printf(out, ", \"count\": \"%s\"}", r->count.at);
 }
 
-static void put_words(const Result *r, Bytes *out) {
-    bytes_text(out, ", \"words\": [");
-    for (size_t i = 0; i < r->words; i++) {
-        const Label *w = &r->word[i];
-        bytes_printf(out, "%s{\"context\": %zu, \"start\": %zu, \"end\": %zu, \"p\": ", i ? ", " : "", w->context, w->start, w->end);
+void put_words(const Request *r, const Result *result, Bytes *out) {
+    bytes_text(out, "\"words\": [");
+    for (size_t i = 0; i < result->words; i++) {
+        const Label *w = &result->word[i];
+        bytes_text(out, i ? ", {\"word\": " : "{\"word\": ");
+        json_put_string(out, r->context.at[w->context].at + w->start, w->end - w->start);
+        bytes_printf(out, ", \"context\": %zu, \"start\": %zu, \"end\": %zu, \"p\": ", w->context, w->start, w->end);
         json_put_double(out, (double)w->p);
         bytes_printf(out, ", \"forced\": %s, \"kept\": %s}", w->forced ? "true" : "false", w->kept ? "true" : "false");
     }
@@ -207,7 +210,8 @@ void put_result(const Request *r, const Result *result, bool compat, Bytes *out)
     if (compat) join_result(result, &joined);
     const Bytes *prompt = compat ? &joined : &result->prompt;
     bytes_text(out, "\"compressed_prompt\": ");
-    json_put_string(out, prompt->at ? prompt->at : "", prompt->len);
+    if (result->json) bytes_add(out, prompt->at, prompt->len);
+    else json_put_string(out, prompt->at ? prompt->at : "", prompt->len);
     bytes_text(out, ", \"compressed_prompt_list\": [");
     for (size_t i = 0; i < result->context.n; i++) {
         if (i) bytes_text(out, ", ");
@@ -220,7 +224,7 @@ void put_result(const Request *r, const Result *result, bool compat, Bytes *out)
     if (result->has_labels) {
         bytes_text(out, ", \"fn_labeled_original_prompt\": ");
         json_put_string(out, result->labels.at ? result->labels.at : "", result->labels.len);
-        if (!compat) put_words(result, out);
+        if (!compat) bytes_text(out, ", "), put_words(r, result, out);
     }
     bytes_free(&joined);
 }
@@ -244,9 +248,7 @@ bool open_counter(const Common *c, Weights **w, Tokenizer **t) {
     return ok;
 }
 
-static bool compress_files(const Common *c, const Model *m, const Tokenizer *counter, bool compat, Request *r) {
-    Result result = {0};
-    Bytes out = {0};
+bool read_contexts(const Common *c, Request *r) {
     bool ok = true;
     for (size_t i = 0; ok && i < (c->file.n ? c->file.n : 1); i++) {
         Bytes text = {0};
@@ -254,7 +256,17 @@ static bool compress_files(const Common *c, const Model *m, const Tokenizer *cou
         if (ok) texts_add(&r->context, text.at, text.len);
         bytes_free(&text);
     }
-    if (ok && compat) ok = compress_compat(m, counter, r, &result, c->err);
+    return ok;
+}
+
+/* config: of a JSON document, or empty. */
+static bool compress_files(const Common *c, const Model *m, const Tokenizer *counter, bool compat, const Bytes *config, Request *r) {
+    Result result = {0};
+    Bytes out = {0};
+    bool ok = config->len || read_contexts(c, r);
+    if (ok && config->len) ok = compress_json_file(m, counter, r, config->at, c->file.n ? c->file.at[0].at : "-", &result, c->err);
+    else if (ok && compat) ok = compress_compat(m, counter, r, &result, c->err);
+    else if (ok && r->structured) ok = compress_tags(m, counter, r, &result, c->err);
     else if (ok) compress_batch(m, counter, r, 1, &result, c->err, &ok);
     if (ok && c->json) {
         bytes_text(&out, "{");
@@ -263,7 +275,7 @@ static bool compress_files(const Common *c, const Model *m, const Tokenizer *cou
     } else if (ok) {
         if (compat) join_result(&result, &out);
         else bytes_add(&out, result.prompt.at, result.prompt.len);
-        const bool whole = !compat && result.compressed_tokens == result.origin_tokens; /* then it goes out as it came in */
+        const bool whole = !compat && !result.json && result.compressed_tokens == result.origin_tokens; /* then it goes out as it came in */
         if (!whole && !(!compat && out.len && out.at[out.len - 1] == '\n')) bytes_add(&out, "\n", 1);
     }
     ok = ok && print_out(&out, c->err);
@@ -273,30 +285,34 @@ static bool compress_files(const Common *c, const Model *m, const Tokenizer *cou
     return ok;
 }
 
-/* The options' texts, and those that one mode alone has. */
-static bool check_options(const Request *r, bool compat, Error *err) {
+/* The options' texts, and those that do not go together. */
+static bool check_options(const Request *r, bool compat, bool jsonl, const Bytes *config, size_t files, Error *err) {
     Counting counting;
     unsigned keep;
     if (!bytes_are(&r->token_to_word, "mean", 4) && !bytes_are(&r->token_to_word, "first", 5))
         return fail(err, BAD_USAGE, "--token-to-word is mean or first, not '%.50s'", r->token_to_word.at);
     if (!request_check(r, &counting, &keep, err)) return err->code = BAD_USAGE, false;
-    if (compat && (r->threshold >= 0 || r->only_if_smaller || r->keep.len || r->baseline.len || counting != COUNT_CL100K))
-        return fail(err, BAD_USAGE, "--compat is what the Python package does, which has no --threshold, --count, --keep, --only-if-smaller or --baseline");
+    if (compat && (r->threshold >= 0 || r->only_if_smaller || r->keep.len || r->baseline.len || counting != COUNT_CL100K || r->structured || config->len))
+        return fail(err, BAD_USAGE, "--compat is what the Python package does, which has no --threshold, --count, --keep, --only-if-smaller, --baseline, --structured or --structured-json");
+    if (config->len && (jsonl || r->structured || r->return_word_label || files > 1))
+        return fail(err, BAD_USAGE, "--structured-json takes one JSON document, in a file or from standard input, without --jsonl, --structured and --return-word-label");
     return true;
 }
 
 bool command_compress(Common *c, int argc, char **argv) {
     Request r = request_new();
+    Bytes config = {0};
     bool jsonl = false, compat = false, done = false;
-    CliOption own[KEYWORDS + 3] = {
+    CliOption own[KEYWORDS + 4] = {
         {"-m, model", "FILE", CLI_TEXT, &c->model, 0, 0, "the model, made by export.py (default: the embedded one)"},
         {"compat", NULL, CLI_FLAG, &compat, 0, 0, "what the Python package llmlingua 0.2.2 returns, to the character"},
         {"jsonl", NULL, CLI_FLAG, &jsonl, 0, 0, "one JSON request a line, one result a line"},
+        {"structured-json", "FILE", CLI_TEXT, &config, 0, 0, "the input is a JSON object, FILE says for each key: {\"rate\", \"compress\", \"value_type\", \"pair_remove\"}"},
     };
-    request_options(&r, own + 3);
+    request_options(&r, own + 4);
     bool ok = command_start(c, "usage: lingua2 compress [options] [FILE...|-]\nEach file is one context; the compressed text goes to standard output: words of the source, byte for byte, "
-                               "as many as the rate allows.", own, KEYWORDS + 3, argc, argv, &done);
-    ok = ok && (done || check_options(&r, compat, c->err));
+                               "as many as the rate allows.", own, KEYWORDS + 4, argc, argv, &done);
+    ok = ok && (done || check_options(&r, compat, jsonl, &config, c->file.n, c->err));
     if (ok && !done) {
         Model m = {0};
         Weights *w = NULL;
@@ -306,11 +322,12 @@ bool command_compress(Common *c, int argc, char **argv) {
             add_new_tokens(&m);
             default_ends(&r);
         }
-        ok = ok && (jsonl ? compress_lines(c, &m, counter, &r, compat) : compress_files(c, &m, counter, compat, &r));
+        ok = ok && (jsonl ? compress_lines(c, &m, counter, &r, compat) : compress_files(c, &m, counter, compat, &config, &r));
         tokenizer_close(counter);
         weights_close(w);
         model_close(&m);
     }
+    bytes_free(&config);
     request_free(&r);
     return ok;
 }

@@ -87,20 +87,24 @@ static void add_request(Requests *b, const Request *options, bool compat, Slice 
     b->ok[i] = b->parsed[i] && request_read(&b->json[i], compat, &b->request[i], &b->error[i]);
 }
 
-/* The requests that could be read through the classifier together; the package's way goes one by one. */
+/* The requests that could be read through the classifier together; the package's way, and texts with tags, go one by one. */
 static void compress_requests(Requests *b, const Model *m, const Tokenizer *counter, bool compat) {
     Request *r = mem_new(b->n, sizeof *r);
     Result *result = mem_new(b->n, sizeof *result);
     Error *err = mem_new(b->n, sizeof *err);
     bool *ok = mem_new(b->n, sizeof *ok);
+    bool alone[BATCH_LINES];
     size_t n = 0;
     for (size_t i = 0; i < b->n; i++) {
-        if (b->ok[i] && compat) b->ok[i] = compress_compat(m, counter, &b->request[i], &b->result[i], &b->error[i]);
-        else if (b->ok[i]) r[n++] = b->request[i];
+        alone[i] = compat || b->request[i].structured;
+        if (!b->ok[i]) continue;
+        if (compat) b->ok[i] = compress_compat(m, counter, &b->request[i], &b->result[i], &b->error[i]);
+        else if (alone[i]) b->ok[i] = compress_tags(m, counter, &b->request[i], &b->result[i], &b->error[i]);
+        else r[n++] = b->request[i];
     }
     compress_batch(m, counter, r, n, result, err, ok);
-    for (size_t i = 0, k = 0; !compat && i < b->n; i++) {
-        if (!b->ok[i]) continue;
+    for (size_t i = 0, k = 0; i < b->n; i++) {
+        if (!b->ok[i] || alone[i]) continue;
         b->ok[i] = ok[k];
         if (ok[k]) b->result[i] = result[k];
         else b->error[i] = err[k];
