@@ -1239,9 +1239,10 @@ static const Program program = {
      "lingua2 is LLMLingua-2: a small encoder looks at a text once and says of each word how much it is worth keeping; the words worth most stay, in their order. Nothing is reworded.\n"
      "A model is one file made by export.py; an English one and the counting vocabulary cl100k_base come with the program, in models/ beside it or in the share/lingua2/models of its install prefix.\n"
      "Results go to standard output, everything else to standard error. They do not depend on the number of threads, the compiler or the processor.",
-     "Half of a text:\nlingua2 compress --compat --rate 0.5 notes.txt\n"
-     "From a pipe, to a count of tokens:\ncat notes.txt | lingua2 compress --compat --target-token 200 -\n"
-     "One request a line, one result a line:\nlingua2 compress --compat --jsonl <requests.jsonl\n",
+     "Half of a text:\nlingua2 compress --rate 0.5 notes.txt\n"
+     "From a pipe, to a count of tokens:\ncat notes.txt | lingua2 compress --target-token 200 -\n"
+     "See what is dropped, on a page with a slider:\nlingua2 label --html notes.html notes.txt\n"
+     "One request a line, one result a line:\nlingua2 compress --jsonl <requests.jsonl\n",
      "mend(1)"},
     commands, sizeof commands / sizeof *commands};
 

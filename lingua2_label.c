@@ -7,10 +7,10 @@
  */
 #include "lingua2.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "posix.h"
 
 /* ==== text that cannot do harm ==================================================================================================== */
 

@@ -35,7 +35,7 @@ def expect(code, words, arguments, stdin=b"Some text."):
 def usage():
     compress = ["compress", "--compat"]
     expect(2, ["which command"], [])
-    expect(2, ["no command 'label'", "compress"], ["label"])
+    expect(2, ["no command 'shorten'", "compress"], ["shorten"])
     for option, value in (("--count", "gpt2"), ("--keep", "code,links"), ("--baseline", "best"), ("--threshold", "1.5"), ("--threshold", "-0.1")):
         expect(2, [option[2:]], ["compress", option, value])
         expect(2, [], compress + [option, value])
