@@ -973,6 +973,13 @@ static bool reserve_contexts(Document *d, Error *err) {
 
 /* ==== a document under compression ================================================================================================ */
 
+void result_free(Result *r) {
+    texts_free(&r->context);
+    bytes_free(&r->labels);
+    bytes_free(&r->prompt);
+    free(r->word);
+}
+
 static bool has_filter(const Document *d) { return d->r->use_context_level_filter && d->contexts > 1; }
 
 bool request_check(const Request *r, Counting *counting, unsigned *keep, Error *err) {

@@ -54,13 +54,6 @@ void request_free(Request *r) {
     bytes_free(&r->baseline);
 }
 
-void result_free(Result *r) {
-    texts_free(&r->context);
-    bytes_free(&r->labels);
-    bytes_free(&r->prompt);
-    free(r->word);
-}
-
 /* ==== requests in, results out as JSON ============================================================================================ */
 
 /* One row per keyword argument: its name in Python and in JSON, its option, its kind and place, what --help says. */
