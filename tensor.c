@@ -95,7 +95,7 @@ enum {
     PASS_ROWS = 768,       /* rows packed at once: bounds the scratch memory */
     BLOCK_K = 384,         /* k of one block, at most, */
     PANEL_CACHE = 32768,   /* and bytes of a panel's block, at most: it stays in the first-level cache while tiles pass */
-    ROW_GROUP = 12,        /* tiles that pass over each panel of a strip in turn: these and the strip stay in the second-level cache */
+    GROUP_CACHE = 114688,  /* bytes of the tiles, at most, that pass over each panel of a strip in turn: they stay in the second-level cache */
     STRIP_COLS = 192,      /* columns packed together, whole cache lines of w */
     AHEAD = 64,            /* columns ahead of use that few rows ask memory for */
     LANES = 32             /* queries of one attention block */
@@ -113,6 +113,7 @@ typedef struct {
     const float *x, *w, *b;
     size_t N, C, O;
     size_t block; /* k of one block */
+    size_t group; /* tiles that pass together */
     size_t strip; /* panels packed together */
     size_t range; /* panels whose sums wait together between blocks */
     size_t share; /* panels of one job */
@@ -125,6 +126,7 @@ static void linear_plan(Linear *l, size_t number_size) {
     const size_t bytes = panel_bytes(isa_level), panel = bytes / number_size, panels = divide_up(l->O, panel), T = (size_t)threads;
     const bool few = l->N <= 2 * TILE_ROWS;
     l->block = few ? 16 : min_size(BLOCK_K, PANEL_CACHE / bytes);
+    l->group = GROUP_CACHE / (TILE_ROWS * l->block * number_size);
     l->strip = few ? 1 : divide_up(STRIP_COLS, panel);
     l->range = few ? 4096 / panel : l->strip;
     const size_t groups = min_size(round_up(divide_up(panels, l->range), T), panels);
@@ -213,7 +215,7 @@ static void exp_lanes(float *st, double *Z, const size_t *keys, size_t Tk) {
 void linear(float *y, const float *x, const float *w, const float *b, size_t N, size_t C, size_t O) {
     flops += 2 * (double)N * (double)C * (double)O;
     for (size_t n = 0; n < N && O > 0; n += PASS_ROWS) {
-        Linear l = {y + n * O, x + n * C, w, b, min_size(PASS_ROWS, N - n), C, O, 0, 0, 0, 0, 0};
+        Linear l = {y + n * O, x + n * C, w, b, min_size(PASS_ROWS, N - n), C, O, 0, 0, 0, 0, 0, 0};
         linear_plan(&l, math == MATH_FAST ? sizeof(float) : sizeof(double));
         if (math == MATH_FAST) linear_pass_f32(&l);
         else linear_pass_f64(&l);

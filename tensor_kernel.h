@@ -167,9 +167,9 @@ static void TN(linear_many)(const Linear *l, const TN(Block) *b, const T *xp, T 
         const size_t from = q * NR, to = min_size(end * NR, O), steps = (end - q) * tiles;
         TN(pack_panels)(wp, b->K, 0, l->w + b->k0 * O + from, O, b->K, to - from);
         size_t step = 0;
-        for (size_t g = b->t0; g < b->t1; g += ROW_GROUP)
+        for (size_t g = b->t0; g < b->t1; g += l->group)
             for (size_t p = q; p < end; p++)
-                for (size_t t = g; t < min_size(g + ROW_GROUP, b->t1); t++, step++) {
+                for (size_t t = g; t < min_size(g + l->group, b->t1); t++, step++) {
                     prefetch_share(l->w, l->C * O, b->next, O, b->K, to - from, step, steps);
                     TN(linear_tile)(l, b, xp, wp + (p * NR - from) * b->K, panel_width(min_size(NR, O - p * NR), NR), sums, p, t);
                 }
