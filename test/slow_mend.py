@@ -1,6 +1,7 @@
 """mend against transformers in float64 on the same random weights: log probabilities, distilled vectors, option scores, greedy text.
 
-usage: python3 test/slow_mend.py      needs the packages of test/requirements.txt
+usage: python3 test/slow_mend.py               small models of odd sizes, then the full sizes of DEFAULT; needs the packages of test/requirements.txt
+       python3 test/slow_mend.py NAME...       full sizes alone, any of FULL; gpt2-xl takes 20 GB of disk, 10 GB of memory and some minutes
 
 Errors are measured as rms over everything a case gives, and compared with those of PyTorch in float32 on the same weights: `reference` at most
 1 times, `fast` at most 3 times theirs. A tiny model gives few numbers, so the cases of one model are taken together.
@@ -8,6 +9,8 @@ Errors are measured as rms over everything a case gives, and compared with those
 import json
 import math
 import os
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,11 +30,17 @@ def check(condition, message):
         print("failed: " + message)
 
 
-def run(*arguments, text=None):
-    done = subprocess.run([MEND, *arguments], input=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit("mend %s: %d %s" % (" ".join(arguments), done.returncode, done.stderr))
-    return done.stdout
+def run(*arguments, usage=None):
+    """Standard output of a call that must succeed; what it used is added to `usage`."""
+    process = subprocess.Popen([MEND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, error = process.stdout.read(), process.stderr.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit("mend %s: %d %s" % (" ".join(arguments), process.returncode, error))
+    if usage is not None:
+        usage.append(used)
+    return out
 
 
 def export(folder, *more):
@@ -132,16 +141,119 @@ def greedy(name, double, flat, is_t5, V):
     check(got == want[len(ids):], "%s: greedy text %s, transformers %s" % (name, got, want[len(ids):]))
 
 
+# ==== full size ====
+
+TOKENS = 64
+FULL = {"gpt2": dict(n_embd=768, n_layer=12, n_head=12), "gpt2-large": dict(n_embd=1280, n_layer=36, n_head=20), "gpt2-xl": dict(n_embd=1600, n_layer=48, n_head=25),
+        "t5-base": dict(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12), "t5-large": dict(d_model=1024, d_kv=64, d_ff=4096, num_layers=24, num_heads=16),
+        "t5-large-lm-adapt": dict(d_model=1024, d_kv=64, d_ff=2816, num_layers=24, num_heads=16, feed_forward_proj="gated-gelu", tie_word_embeddings=False)}
+DEFAULT = ("gpt2", "t5-base")
+MOST_GB = {"gpt2-xl": 8}  # of memory, at its peak
+
+
+def random_model(name):
+    """Random weights as the architecture initialises them, but for vectors, which would be all ones and zeros."""
+    if name.startswith("gpt2"):
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**FULL[name]))
+    else:
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, pad_token_id=0, **FULL[name]))
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 1:
+                p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+def t5_norm(self, x):
+    """T5's norm takes its mean square in float32 whatever the model's type; this one does not."""
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+class Double:
+    """A float32 model computes in float64, each leaf of it only while it is at work: a whole copy would not fit the memory."""
+
+    def __init__(self, model):
+        self.hooks = []
+        for module in model.modules():
+            if list(module.parameters(recurse=False)):
+                self.hooks.append(module.register_forward_pre_hook(lambda m, inputs: (m.double(), None)[1]))
+                self.hooks.append(module.register_forward_hook(lambda m, inputs, output: (m.float(), None)[1]))
+
+    def __enter__(self):
+        self.old = transformers.models.t5.modeling_t5.T5LayerNorm.forward
+        transformers.models.t5.modeling_t5.T5LayerNorm.forward = t5_norm
+
+    def __exit__(self, *error):
+        transformers.models.t5.modeling_t5.T5LayerNorm.forward = self.old
+        for hook in self.hooks:
+            hook.remove()
+
+
+def hidden_and_logprobs(model, ids, source):
+    """What stands before the head (T5: also what the encoder gives), and log p of each id, as lists."""
+    with torch.no_grad():
+        if source is None:
+            h = model.transformer(input_ids=torch.tensor([ids])).last_hidden_state
+            hidden, lp, targets = [h], model.lm_head(h)[0, :-1].log_softmax(-1), ids[1:]
+        else:
+            e = model.encoder(input_ids=torch.tensor([source])).last_hidden_state
+            d = model.decoder(input_ids=torch.tensor([[0] + ids[:-1]]), encoder_hidden_states=e).last_hidden_state
+            tied = model.config.tie_word_embeddings
+            lp, hidden, targets = model.lm_head(d * model.config.d_model ** -0.5 if tied else d)[0].log_softmax(-1), [e, d], ids
+        return torch.cat([h.flatten() for h in hidden]).double(), [lp[i, t].item() for i, t in enumerate(targets)]
+
+
+def read_taps(path):
+    """All numbers of a trace, one tap behind the other."""
+    with open(path, "rb") as f:
+        n = struct.unpack("<Q", f.read(8))[0]
+        header, data = json.loads(f.read(n)), f.read()
+    taps = [t for name, t in header.items() if t.get("dtype") == "F32"]
+    return torch.cat([torch.frombuffer(bytearray(data[t["data_offsets"][0]:t["data_offsets"][1]]), dtype=torch.float32) for t in taps]).double()
+
+
+def full_size(name, folder):
+    model, path = random_model(name), os.path.join(folder, name)
+    is_t5, V = model.config.model_type == "t5", model.config.vocab_size
+    model.save_pretrained(path)
+    flat = export(path)
+    shutil.rmtree(path)
+    ids, source = ids_of(TOKENS, V, 1), ids_of(TOKENS + 3, V, 2) if is_t5 else None
+    single, single_lp = hidden_and_logprobs(model, ids, source)
+    with Double(model):
+        truth, truth_lp = hidden_and_logprobs(model, ids, source)
+    check(truth.dtype == torch.float64 and len(set(truth_lp)) > 1, "%s: no float64" % name)
+    del model
+    arguments = ["-l", flat, "--ids", ",".join(map(str, ids))] + (["--encoder-ids", ",".join(map(str, source))] if is_t5 else [])
+    usage = []
+    for mode, most in (("reference", 1), ("fast", 3)):
+        trace = os.path.join(folder, "run")
+        run("trace", *arguments, "-q", "-o", trace, "--only", "*final_layer_norm" if is_t5 else "ln_f", "--math", mode)
+        lp = json.loads(run("logprob", *arguments, "--json", "--math", mode, usage=usage))["logprob"]
+        for what, ours, theirs, true in (("hidden states", read_taps(trace + ".safetensors"), single, truth), ("log p", torch.tensor(lp), torch.tensor(single_lp), torch.tensor(truth_lp))):
+            error, other = ((x - true).pow(2).mean().sqrt().item() for x in (ours.double(), theirs.double()))
+            print("%-28s %-10s %-14s %.2f of torch float32's %.3g" % (name, mode, what, error / other, other), flush=True)
+            check(error <= most * other, "%s, %s, %s: %.3g, torch %.3g" % (name, mode, what, error, other))
+    peak = max(u.ru_maxrss for u in usage) / 2 ** 20
+    print("%-28s peak memory %.2f GiB, model file %.2f GiB" % (name, peak, os.path.getsize(flat) / 2 ** 30))
+    check(name not in MOST_GB or peak <= MOST_GB[name], "%s: %.2f GiB of memory" % (name, peak))
+    os.remove(flat)
+
+
 def main():
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(5)
     G, T = transformers.GPT2Config, transformers.T5Config
     t5 = dict(vocab_size=211, decoder_start_token_id=0, pad_token_id=0)
     with tempfile.TemporaryDirectory() as folder:
-        for name, model, lengths in (
+        for name in sys.argv[1:] or DEFAULT:
+            full_size(name, folder)
+        for name, model, lengths in () if sys.argv[1:] else (
                 ("gpt2 20/5/3", transformers.GPT2LMHeadModel(G(n_embd=20, n_head=5, n_layer=3, vocab_size=307, n_positions=600)), (1, 2, 17, 130, 600)),
                 ("gpt2 49/7/2 n_inner 31", transformers.GPT2LMHeadModel(G(n_embd=49, n_head=7, n_layer=2, vocab_size=211, n_positions=129, n_inner=31)), (2, 3, 129)),
                 ("gpt2 64/1/4 relu", transformers.GPT2LMHeadModel(G(n_embd=64, n_head=1, n_layer=4, vocab_size=97, activation_function="relu")), (5, 300)),
+                ("gpt2 33/3/2 own head", transformers.GPT2LMHeadModel(G(n_embd=33, n_head=3, n_layer=2, vocab_size=211, tie_word_embeddings=False)), (2, 70)),
                 ("gpt2 192/3/2", transformers.GPT2LMHeadModel(G(n_embd=192, n_head=3, n_layer=2, vocab_size=1001)), (40, 257)),
                 ("t5 v1.0 24/3x5", transformers.T5ForConditionalGeneration(T(d_model=24, d_kv=5, num_heads=3, d_ff=33, num_layers=2, num_decoder_layers=3, **t5)), (1, 2, 17, 130, 300)),
                 ("t5 v1.1 20/4x7", transformers.T5ForConditionalGeneration(T(d_model=20, d_kv=7, num_heads=4, d_ff=26, num_layers=3, feed_forward_proj="gated-gelu",
@@ -150,7 +262,8 @@ def main():
                                                                                    tie_word_embeddings=False, relative_attention_num_buckets=12,
                                                                                    relative_attention_max_distance=50, **t5)), (90,))):
             compare(name, spread(model), lengths, folder)
-        untied(folder)
+        if not sys.argv[1:]:
+            untied(folder)
     print("%d passed, %d failed" % (passed, failed))
     return 1 if failed else 0
 
