@@ -83,33 +83,121 @@ bool open_tokenizer_file(const char *path, Weights **w, Tokenizer **t, Error *er
     return false;
 }
 
-void put_info(const Weights *w, bool json, Bytes *out) {
+static void put_shape(const Tensor *t, Bytes *out) {
+    bytes_text(out, "[");
+    for (size_t d = 0; d < t->dims; d++) bytes_printf(out, "%s%zu", d ? ", " : "", t->shape[d]);
+    bytes_text(out, "]");
+}
+
+static size_t parameters(const Weights *w) {
+    size_t n = 0;
+    for (size_t i = 0; i < weights_count(w); i++) n += weights_at(w, i)->dtype == DTYPE_F32 ? weights_at(w, i)->count : 0;
+    return n;
+}
+
+/* Everything as it stands in the file. */
+static void put_info_json(const Weights *w, Bytes *out) {
     static const char *const meta[] = {"format", "architecture", "family", "config", "tokenizer", "new_token_base", "source_sha256", "content_sha256", "demonstrations_sha256", "distiller_sha256",
                                        "llm_sha256"};
-    size_t parameters = 0;
-    if (json) bytes_text(out, "{\"metadata\": {");
+    bytes_text(out, "{\"metadata\": {");
     for (size_t i = 0, shown = 0; i < sizeof meta / sizeof *meta; i++) {
         const char *value = weights_meta(w, meta[i]);
         if (!value) continue;
-        if (json) {
-            bytes_printf(out, "%s\"%s\": ", shown++ ? ", " : "", meta[i]);
-            json_put_string(out, value, strlen(value));
-        } else bytes_printf(out, "%-16s %.300s%s\n", meta[i], value, strlen(value) > 300 ? "..." : "");
+        bytes_printf(out, "%s\"%s\": ", shown++ ? ", " : "", meta[i]);
+        json_put_string(out, value, strlen(value));
     }
-    if (json) bytes_text(out, "}, \"tensors\": [");
+    bytes_text(out, "}, \"tensors\": [");
     for (size_t i = 0; i < weights_count(w); i++) {
         const Tensor *t = weights_at(w, i);
-        if (t->dtype == DTYPE_F32) parameters += t->count;
-        if (json) {
-            bytes_printf(out, "%s{\"name\": ", i ? ", " : "");
-            json_put_string(out, t->name, strlen(t->name));
-            bytes_printf(out, ", \"dtype\": \"%s\", \"shape\": [", dtype_name(t->dtype));
-        } else bytes_printf(out, "%-56s %s [", t->name, dtype_name(t->dtype));
-        for (size_t d = 0; d < t->dims; d++) bytes_printf(out, "%s%zu", d ? ", " : "", t->shape[d]);
-        bytes_text(out, json ? "]}" : "]\n");
+        bytes_printf(out, "%s{\"name\": ", i ? ", " : "");
+        json_put_string(out, t->name, strlen(t->name));
+        bytes_printf(out, ", \"dtype\": \"%s\", \"shape\": ", dtype_name(t->dtype));
+        put_shape(t, out);
+        bytes_text(out, "}");
     }
-    if (json) bytes_printf(out, "], \"parameters\": %zu, \"bytes\": %zu}\n", parameters, weights_bytes(w));
-    else bytes_printf(out, "%zu parameters, %zu bytes\n", parameters, weights_bytes(w));
+    bytes_printf(out, "], \"parameters\": %zu, \"bytes\": %zu}\n", parameters(w), weights_bytes(w));
+}
+
+/* A line of those keys of a JSON object that are there and hold something plain. */
+static void put_keys(const char *label, const Json *j, const char *const *key, size_t n, Bytes *out) {
+    bool shown = false;
+    for (size_t i = 0; i < n; i++) {
+        const Json *value = json_get(j, key[i]);
+        if (!value || value->type == JSON_NULL || value->type == JSON_ARRAY || value->type == JSON_OBJECT) continue;
+        if (shown) bytes_printf(out, ", %s ", key[i]);
+        else bytes_printf(out, "%-16s %s ", label, key[i]);
+        json_put(out, value);
+        shown = true;
+    }
+    if (shown) bytes_text(out, "\n");
+}
+
+/* The sizes of the model and what its vocabulary is. */
+static void put_settings(const Weights *w, Bytes *out) {
+    static const char *const sizes[] = {"num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "max_position_embeddings", "hidden_act", "n_layer", "n_head", "n_embd",
+                                        "n_inner", "n_positions", "activation_function", "num_layers", "num_decoder_layers", "num_heads", "d_model", "d_kv", "d_ff", "feed_forward_proj",
+                                        "relative_attention_num_buckets", "relative_attention_max_distance", "tie_word_embeddings"};
+    static const char *const kinds[] = {"kind", "split", "lowercase", "strip_accents"}, *const roles[] = {"unk", "cls", "sep", "pad", "mask", "bos", "eos"};
+    const char *config = weights_meta(w, "config"), *tokenizer = weights_meta(w, "tokenizer");
+    const Tensor *ends = weights_find(w, "tokenizer.piece_ends");
+    Json j = {0};
+    Error unread; /* opening the model says what is wrong with it */
+    if (config && json_parse(config, strlen(config), &j, &unread)) put_keys("sizes", &j, sizes, sizeof sizes / sizeof *sizes, out);
+    json_free(&j);
+    if (tokenizer && json_parse(tokenizer, strlen(tokenizer), &j, &unread)) {
+        put_keys("vocabulary", &j, kinds, sizeof kinds / sizeof *kinds, out);
+        if (ends) bytes_printf(out, "%-16s %zu\n", "pieces", ends->count / 4);
+        put_keys("special pieces", json_get(&j, "special"), roles, sizeof roles / sizeof *roles, out);
+    }
+    json_free(&j);
+}
+
+/* A tensor's name with N for the number of its layer, its type and its shape. */
+static void put_kind(const Tensor *t, Bytes *out) {
+    Bytes name = {0};
+    const char *at = t->name, *dot = at;
+    while ((dot = strchr(dot, '.')) && !(dot[1] >= '0' && dot[1] <= '9')) dot++;
+    if (dot) bytes_add(&name, at, (size_t)(dot + 1 - at)), bytes_text(&name, "N"), at = dot + 1 + strspn(dot + 1, "0123456789");
+    bytes_text(&name, at);
+    bytes_printf(out, "%-64s %s ", name.at, dtype_name(t->dtype));
+    put_shape(t, out);
+    bytes_free(&name);
+}
+
+/* A line for all tensors that differ in the number of their layer alone. */
+static void put_tensors(const Weights *w, Bytes *out) {
+    Texts kind = {0};
+    size_t *count = mem_new(weights_count(w), sizeof *count);
+    for (size_t i = 0; i < weights_count(w); i++) {
+        Bytes text = {0};
+        size_t k = 0;
+        put_kind(weights_at(w, i), &text);
+        while (k < kind.n && strcmp(kind.at[k].at, text.at)) k++;
+        if (k == kind.n) texts_add(&kind, text.at, text.len);
+        count[k]++;
+        bytes_free(&text);
+    }
+    for (size_t k = 0; k < kind.n; k++) {
+        bytes_text(out, kind.at[k].at);
+        if (count[k] > 1) bytes_printf(out, ", %zu times", count[k]);
+        bytes_text(out, "\n");
+    }
+    texts_free(&kind);
+    free(count);
+}
+
+void put_info(const Weights *w, bool json, Bytes *out) {
+    static const struct { const char *key, *label; } meta[] = {{"architecture", "architecture"}, {"family", "family"}, {"format", "format"}, {"content_sha256", "content sha256"},
+        {"source_sha256", "source sha256"}, {"demonstrations_sha256", "demonstrations"}, {"distiller_sha256", "distiller"}, {"llm_sha256", "language model"}};
+    if (json) {
+        put_info_json(w, out);
+        return;
+    }
+    for (size_t i = 0; i < sizeof meta / sizeof *meta; i++)
+        if (weights_meta(w, meta[i].key)) bytes_printf(out, "%-16s %s\n", meta[i].label, weights_meta(w, meta[i].key));
+    put_settings(w, out);
+    put_tensors(w, out);
+    bytes_printf(out, "%zu parameters, %zu bytes\n", parameters(w), weights_bytes(w));
 }
 
 bool print_info(const char *path, bool json, Error *err) {

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 import struct
 import resource
 import subprocess
@@ -517,6 +518,24 @@ def usage(folder):
         check(done.returncode == 0 and b"usage: mend" in done.stdout and done.stderr == b"", "%s --help" % command)
 
 
+def info(folder):
+    """What a file holds, for people: sizes, vocabulary and hashes, and one line for the tensors of all layers; --json gives it all as it stands."""
+    shown, raw = (output("info", *more, flat("gpt2-tiny")).decode() for more in ([], ["--json"]))
+    raw = json.loads(raw)
+    for line in ("architecture     GPT2LMHeadModel\n", "\ncontent sha256   %s\n" % content_hash(flat("gpt2-tiny")),
+                 "\nsizes            n_layer 3, n_head 5, n_embd 20, n_inner 80, n_positions 1024, activation_function \"gelu_new\"", "\nvocabulary       kind \"bpe\", split \"gpt2\"\n",
+                 "\npieces           50257\n", "\nspecial pieces   bos 50256, eos 50256\n", " F32 [20, 60], 3 times\n", " F32 [20, 50257]\n",
+                 "\n%d parameters, %d bytes\n" % (raw["parameters"], os.path.getsize(flat("gpt2-tiny")))):
+        check(line in shown, "info shows no %r:\n%s" % (line, shown[:2000]))
+    names = [re.sub(r"\.\d+\.", ".N.", t["name"], count=1) for t in raw["tensors"]]
+    check([line.split()[0] for line in shown.splitlines() if " F32 [" in line or " U8 [" in line] == list(dict.fromkeys(names)), "info lists other tensors")
+    check(sum(math.prod(t["shape"]) for t in raw["tensors"] if t["dtype"] == "F32") == raw["parameters"] and json.loads(raw["metadata"]["config"])["n_layer"] == 3, "info --json")
+    vectors = folder.at("shown")
+    output("distill", "-m", flat("mend-tiny"), "-d", folder.put("demos.jsonl", DEMOS), "-o", vectors, "-l", flat("gpt2-tiny"))
+    shown = output("info", vectors).decode()
+    check("\nlanguage model   %s\n" % content_hash(flat("gpt2-tiny")) in shown and "F32 [7, 20]\n140 parameters" in shown, "info of vectors: %s" % shown)
+
+
 def bad_models(folder):
     demos, gpt2, q, out = folder.put("demos.jsonl", DEMOS), flat("gpt2-tiny"), lines(QUERIES), folder.at("o")
     vectors = folder.at("vectors")
@@ -540,6 +559,30 @@ def bad_models(folder):
     expect(3, [], ["score", "-l", gpt2, "-v", folder.put("short", raw[:-1])], q)
     expect(1, ["no-such-file"], ["score", "-l", "no-such-file"], q)
     check(not os.path.exists(out), "a call that failed left %s" % out)
+
+
+def bad_checkpoints(folder):
+    """export.py names what a MEND checkpoint lacks, and the architectures that it takes."""
+    source = os.path.join(MODELS, "mend-same")
+    with open(os.path.join(source, "model.safetensors"), "rb") as f:
+        n = struct.unpack("<Q", f.read(8))[0]
+        header, data = json.loads(f.read(n)), f.read()
+    for absent in (["hypernet.init_prompt_weight"], ["hypernet.h.1.attn.c_proj.bias", "hypernet.ln_f.weight"]):
+        kept, whole = {}, b""
+        for name, t in header.items():
+            if name not in absent + ["__metadata__"]:
+                part = data[slice(*t["data_offsets"])]
+                kept[name], whole = dict(t, data_offsets=[len(whole), len(whole) + len(part)]), whole + part
+        text = json.dumps(kept).encode()
+        path = folder.put("lacking.safetensors", struct.pack("<Q", len(text)) + text + whole)
+        done = subprocess.run([sys.executable, "export.py", source, "--mend", path, "-o", folder.at("o")], cwd=ROOT, stderr=subprocess.PIPE)
+        check(done.returncode == 1 and all(name.encode() in done.stderr for name in absent), "%s missing: %d %r" % (absent, done.returncode, done.stderr[-300:]))
+    other = os.path.join(folder.path, "other")
+    os.mkdir(other)
+    folder.put("other/config.json", b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    done = subprocess.run([sys.executable, "export.py", other, "-o", folder.at("o")], cwd=ROOT, stderr=subprocess.PIPE)
+    check(done.returncode == 1 and b"LlamaForCausalLM" in done.stderr and b"GPT2LMHeadModel" in done.stderr, "unknown architecture: %d %r" % (done.returncode, done.stderr[-300:]))
+    check(not os.path.exists(folder.at("o")), "an export that failed left its output")
 
 
 def bad_input(folder):
@@ -617,7 +660,7 @@ def bad_output(folder):
 
 def commands():
     with tempfile.TemporaryDirectory() as path:
-        for part in (bits, distilling, usage, bad_models, bad_input, bad_output):
+        for part in (bits, distilling, usage, info, bad_models, bad_checkpoints, bad_input, bad_output):
             part(Folder(path))
 
 
