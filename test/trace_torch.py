@@ -155,11 +155,21 @@ def t5_attention(model, stack, side, T, taps):
             taps.attention(name, taps.items[name + ".q"], taps.items[name + ".k"], heads, 1.0, causal=side == "decoder" and i == 0, bias=None if i else table[:, :T, :T])
 
 
+def norm_in_full(self, x):
+    """T5LayerNorm without its cast to float32, which a float64 model has too: the truth must not be rounded on the way."""
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
 def t5(model, ids, encoder_ids):
     taps, start = Taps(), model.config.decoder_start_token_id
+    if model.dtype == torch.float64:
+        for module in model.modules():
+            if type(module).__name__ == "T5LayerNorm":
+                module.forward = norm_in_full.__get__(module)
     for stack, side in ((model.encoder, "encoder"), (model.decoder, "decoder")):
         t5_stack(stack, side, taps)
-    taps.into(model.lm_head, "decoder.scaled")
+    if getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings):
+        taps.into(model.lm_head, "decoder.scaled")
     logits = model(input_ids=torch.tensor([encoder_ids]), decoder_input_ids=torch.tensor([[start] + ids[:-1]]), use_cache=False).logits[0]
     t5_attention(model, model.encoder, "encoder", len(encoder_ids), taps), t5_attention(model, model.decoder, "decoder", len(ids), taps)
     put_head(taps, logits, ids)
