@@ -35,9 +35,12 @@ $(PROGRAMS): %: $(B)/%.o $(OWN) $(OBJECTS)
 $(B)/%.o: %.c $(wildcard *.h) Makefile | $(B)
 	$(CC) $(FLAGS) -c $< -o $@
 
-# A test includes the program it tests (compiled with TESTING, so without its main) and links the rest of it, or links the parts alone.
-$(B)/test_%: test/test_%.c $(wildcard *.c test/*.h) $(OWN) $(OBJECTS)
-	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $< $(filter %.o,$^) -o $@ -lm
+# A test, a benchmark: includes what it looks into (compiled with TESTING, so without main) and takes what else that needs from the programs' parts.
+PARTS_OF = $(PROGRAMS:%=$(B)/%.a)
+$(PARTS_OF): $(B)/%.a: $(OWN)
+	rm -f $@ && $(AR) rcs $@ $^
+$(B)/test_%: test/test_%.c $(wildcard *.c test/*.h) $(PARTS_OF) $(OBJECTS)
+	$(CC) $(FLAGS) -DTESTING $(LDFLAGS) $< $(PARTS_OF) $(OBJECTS) -o $@ -lm
 
 $(B):
 	mkdir -p $(B)
@@ -50,8 +53,8 @@ test: $(PROGRAMS) $(TESTS)
 
 # Side by side with PyTorch, ONNX Runtime and llmlingua; needs the packages of test/requirements.txt in $(PYTHON).
 PYTHON = python3
-$(B)/%: bench/%.c $(OBJECTS) lingua2.c mend.c
-	$(CC) $(FLAGS) -Wno-unused-function $(LDFLAGS) $< $(OBJECTS) -o $@ -lm
+$(B)/%: bench/%.c $(wildcard *.c) $(PARTS_OF) $(OBJECTS)
+	$(CC) $(FLAGS) -DTESTING -Wno-unused-function $(LDFLAGS) $< $(PARTS_OF) $(OBJECTS) -o $@ -lm
 
 bench: $(PROGRAMS) $(B)/forward $(B)/decode $(B)/kernel $(B)/functions
 	$(PYTHON) bench/compare.py

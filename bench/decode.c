@@ -3,7 +3,6 @@
  * usage: decode MODEL TOKENS NEW fast|reference THREADS
  * For each line on standard input: TOKENS ids are read (by a T5's encoder), then NEW pieces follow, always the most probable one; prints the
  * seconds of both. */
-#define TESTING
 #include "../mend.c"
 
 #include <time.h>

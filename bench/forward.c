@@ -3,7 +3,6 @@
  * usage: forward MODEL TOKENS fast|reference THREADS
  * For each line on standard input: TOKENS ids, spread over the vocabulary by a multiplicative hash, through encoder and classifier once;
  * prints the seconds. */
-#define TESTING
 #include "../lingua2.c"
 
 #include <time.h>

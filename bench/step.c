@@ -2,7 +2,6 @@
  *
  * usage: step MODEL SEQUENCES TOKENS fast|reference THREADS
  * For each line on standard input one step on SEQUENCES times TOKENS ids: loss, gradient, AdamW; prints the seconds and the loss. */
-#define TESTING
 #include "../lingua2.c"
 #include "../lingua2_backward.c"
 
