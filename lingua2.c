@@ -391,14 +391,14 @@ static size_t address(const char *text, size_t end, size_t i) {
     return at > scheme ? at - i : 0;
 }
 
-/* The end of the word at i; begins[k]: a piece begins at byte begin + k. */
+/* The end of the word at i; begins[k]: a piece begins at byte begin + k. Without pieces (NULL) each character of a script without spaces is a word. */
 static size_t word_end(const char *text, size_t begin, size_t end, size_t i, const unsigned char *begins) {
     Kind kind;
     size_t at = i, n = symbol_at(text, end, i, &kind), lead = kind == SYMBOL ? prefix(text, begin, end, i) : 0;
     if (kind == SYMBOL && lead == 0) return i + n;
     if (kind == UNSPACED) {
         do at += n;
-        while (at < end && !begins[at - begin] && (n = symbol_at(text, end, at, &kind), kind == UNSPACED));
+        while (at < end && begins && !begins[at - begin] && (n = symbol_at(text, end, at, &kind), kind == UNSPACED));
         return at;
     }
     n = address(text, end, i);
@@ -412,6 +412,17 @@ static size_t word_end(const char *text, size_t begin, size_t end, size_t i, con
     const uint32_t last = code_before(text, i, at), next = code_at(text, end, at);
     if (is_digit(last) && (next == '%' || next == 0x2030 || next == 0xFF05 || next == 0x66A)) at += symbol_at(text, end, at, &kind);
     return at;
+}
+
+bool next_word(const char *text, size_t len, size_t at, Span *word) {
+    Kind kind = SPACE;
+    for (size_t n; at < len; at += n) {
+        n = symbol_at(text, len, at, &kind);
+        if (kind == SPACE) continue;
+        *word = (Span){at, word_end(text, 0, len, at, NULL)};
+        return true;
+    }
+    return false;
 }
 
 static uint32_t first_character(const Document *d, size_t w) { return code_at(d->text.at, d->word[w].end, d->word[w].start); }

@@ -221,6 +221,8 @@ bool document_compress(Document *d, Result *out, Error *err);
 /* n requests through the classifier together. ok[i] says whether out[i] or err[i] is filled. */
 void compress_batch(const Model *m, const Tokenizer *counter, const Request *r, size_t n, Result *out, Error *err, bool *ok);
 
+/* The first word of a text at or after byte `at`, where none is begun; false if there is none. */
+bool next_word(const char *text, size_t len, size_t at, Span *word);
 /* The first place at or after `from` where `what` (not empty) stands in text[0..end), or end. */
 size_t find(const char *text, size_t end, size_t from, const char *what, size_t len);
 /* A mark that belongs to what is before it. */

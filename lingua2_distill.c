@@ -386,52 +386,9 @@ static void find_lemma(const Lexicon *l, Slice word, Bytes *out) {
     bytes_free(&key.form);
 }
 
-/* Han, kana, Thai, Lao, Khmer, Myanmar: no blanks between words, so each character is one. */
-static bool stands_alone(uint32_t c) {
-    return (c >= 0x0E00 && c <= 0x0EFF) || (c >= 0x1000 && c <= 0x109F) || (c >= 0x1780 && c <= 0x17FF) || (c >= 0x3040 && c <= 0x30FF) || (c >= 0x3400 && c <= 0x4DBF) ||
-           (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x20000 && c <= 0x3FFFF);
-}
-
-static unsigned flags_at(Slice text, size_t at, uint32_t *code, size_t *len) {
-    *code = 0;
-    *len = at < text.len ? utf8_decode(text.at + at, text.len - at, code) : 0;
-    return *len ? unicode_flags(*code) : 0;
-}
-
-/* What binds two letters or digits into one word: don't, e-mail, a.b@c.d, src/a.c; a comma or colon binds digits alone: 1,250, 10:30. */
-static bool binds(Slice text, size_t at, unsigned before, size_t *len) {
-    uint32_t code, next;
-    size_t n;
-    flags_at(text, at, &code, len);
-    const unsigned after = *len ? flags_at(text, at + *len, &next, &n) : 0, both = before & after;
-    if (code == '.' || code == '/' || code == '@' || code == '-' || code == '\'' || code == 0x2019) return both & UNICODE_WORD;
-    return (code == ',' || code == ':') && (both & UNICODE_DIGIT);
-}
-
-/* The end of the word that begins at `at`: letters, digits and marks with what binds them, else one character. */
-static size_t word_end(Slice text, size_t at) {
-    uint32_t code;
-    size_t len;
-    unsigned flags = flags_at(text, at, &code, &len), last;
-    const bool one = !(flags & UNICODE_WORD) || stands_alone(code);
-    for (at += len, last = flags; ; at += len) {
-        flags = flags_at(text, at, &code, &len);
-        if (flags & UNICODE_MARK) continue;
-        if (one) return at;
-        if (!(flags & UNICODE_WORD && !stands_alone(code)) && !binds(text, at, last, &len)) return at;
-        last = flags;
-    }
-}
-
 static void split_words(Slice text, const Lexicon *l, Lemmas *out) {
-    uint32_t code;
     out->placed = true;
-    for (size_t at = 0, len; at < text.len; at += len) {
-        if (flags_at(text, at, &code, &len) & UNICODE_SPACE) continue;
-        const size_t end = word_end(text, at);
-        find_lemma(l, (Slice){text.at + at, end - at}, &lemmas_add(out, at, end)->lemma);
-        len = end - at;
-    }
+    for (Span w = {0}; next_word(text.at, text.len, w.end, &w);) find_lemma(l, (Slice){text.at + w.start, w.end - w.start}, &lemmas_add(out, w.start, w.end)->lemma);
 }
 
 /* Words that the line brings itself, split and lemmatised by another tool. */

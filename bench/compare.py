@@ -205,4 +205,5 @@ def main():
             part(args)
 
 
-main()
+if __name__ == "__main__":
+    main()
