@@ -1062,6 +1062,7 @@ static const Command commands[] = {
     {"generate", command_generate, "text that follows a prompt"},
     {"logprob", command_logprob, "log p of each piece of a text"},
     {"eval", command_eval, "tasks, seeds and methods of MetaICL's kind"},
+    {"train", command_train, "a distiller, vectors or a language model"},
     {"cost", command_cost, "what each method costs, and where MEND breaks even"},
     {"trace", command_trace, "every named result of one forward pass, in files"},
     {"compare", command_compare, "two runs tap by tap: where they part, and by how much"},

@@ -346,6 +346,7 @@ bool command_generate(Common *c, int argc, char **argv);
 bool command_logprob(Common *c, int argc, char **argv);
 bool command_eval(Common *c, int argc, char **argv);
 bool command_cost(Common *c, int argc, char **argv);
+bool command_train(Common *c, int argc, char **argv);
 bool command_info(Common *c, int argc, char **argv);
 bool command_trace(Common *c, int argc, char **argv);
 bool command_replay(Common *c, int argc, char **argv);

@@ -140,6 +140,7 @@ typedef struct {
     Distilling how;
     Objective objective;
     bool encoder_input;
+    size_t texts;            /* the loss is a mean over so many lessons, of which B come at a time; 0: over B */
     Distillation distillation;
     Reading reading;
 } Trainer;
@@ -156,7 +157,5 @@ bool make_gpt2(const char *path, const char *config_path, const Weights *tokeniz
 bool make_distiller(const char *path, const Model *base, const Model *lm, size_t U, uint64_t seed, Error *err);
 /* Vectors [U,O] for prompt tuning: embeddings of pieces by chance. */
 bool make_prompt(const char *path, const Model *lm, size_t U, uint64_t seed, Error *err);
-
-bool command_train(Common *c, int argc, char **argv);
 
 #endif
