@@ -275,7 +275,7 @@ static void sha256_block(uint32_t h[8], const unsigned char *data) {
     for (int t = 0; t < 64; t++) {
         const uint32_t a = s[7] + (rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) + k[t] + w[t];
         const uint32_t b = (rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-        memmove(s + 1, s, 7 * sizeof *s);
+        for (int i = 7; i > 0; i--) s[i] = s[i - 1]; /* a call to memmove would take as long as the rest */
         s[4] += a;
         s[0] = a + b;
     }

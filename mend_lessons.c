@@ -128,14 +128,14 @@ bool corpus_read(Corpus *c, const Texts *path, Error *err) {
     bool ok = true;
     for (size_t i = 0; ok && i < path->n; i++) ok = read_file(c, path->at[i].at, err);
     sort_tasks(c);
+    const bool fits = c->stage == PRETRAIN ? c->passages && !c->tasks : c->stage == LANGUAGE ? c->passages || c->tasks : c->stage == FINETUNE ? c->tasks && !c->passages : c->tasks == 1 && !c->passages;
+    if (ok && !fits) ok = fail(err, BAD_INPUT, "the files hold %zu passages of text (of 8 pieces or more) and %zu tasks; stage %s takes %s", c->passages, c->tasks, stage_names[c->stage], wants[c->stage]);
     const size_t needs = c->stage == TUNE_PROMPT ? 1 : c->K + (c->stage == FINETUNE ? 1 : 0);
     for (size_t t = 0; ok && t < c->tasks; t++) {
         const Bytes *name = &c->examples.at[c->task_start[t]].task;
         const size_t has = c->task_start[t + 1] - c->task_start[t];
         if (has < needs) ok = fail(err, BAD_INPUT, "task %s has %zu examples; a lesson takes %zu of them (--k)", name->at ? name->at : "(none)", has, needs);
     }
-    const bool fits = c->stage == PRETRAIN ? c->passages && !c->tasks : c->stage == LANGUAGE ? c->passages || c->tasks : c->stage == FINETUNE ? c->tasks && !c->passages : c->tasks == 1 && !c->passages;
-    if (ok && !fits) ok = fail(err, BAD_INPUT, "the files hold %zu passages of text (of 8 pieces or more) and %zu tasks; stage %s takes %s", c->passages, c->tasks, stage_names[c->stage], wants[c->stage]);
     if (!ok) corpus_free(c);
     return ok;
 }

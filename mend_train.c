@@ -237,6 +237,7 @@ typedef struct {
     AdamW optimizer;
     double best, since; /* lowest loss so far; sum of the losses since the last evaluation */
     size_t first;       /* the step this run began with */
+    bool made;          /* this run made the output's first version, to be trained */
 } Training;
 
 /* ---- one step ---- */
@@ -433,7 +434,7 @@ static bool open_distiller(Training *t, Error *err) {
     Model base = t->mend;
     t->mend = (Model){0};
     bool ok = t->rows > 0 || fail(err, BAD_USAGE, "-m %s is a language model: say with --rows how many vectors the distiller that is made of it gives", t->mend_path.at);
-    ok = ok && make_distiller(t->output.at, &base, &t->lm, (size_t)t->rows, (uint64_t)t->seed, err);
+    ok = ok && (t->made = make_distiller(t->output.at, &base, &t->lm, (size_t)t->rows, (uint64_t)t->seed, err));
     model_close(&base);
     return ok && model_open(&t->mend, t->output.at, DISTILLER, err);
 }
@@ -443,7 +444,7 @@ static bool open_language(Training *t, Error *err) {
     Weights *tokenizer = NULL;
     if (t->resume) return model_open(&t->lm, t->last.at, LANGUAGE_MODEL, err);
     if (!t->config.len) return model_open(&t->lm, t->lm_path.at, LANGUAGE_MODEL, err);
-    const bool ok = weights_open(&tokenizer, t->tokenizer.at, err) && make_gpt2(t->output.at, t->config.at, tokenizer, (uint64_t)t->seed, err);
+    const bool ok = weights_open(&tokenizer, t->tokenizer.at, err) && (t->made = make_gpt2(t->output.at, t->config.at, tokenizer, (uint64_t)t->seed, err));
     weights_close(tokenizer);
     return ok && model_open(&t->lm, t->output.at, LANGUAGE_MODEL, err);
 }
@@ -462,7 +463,7 @@ static bool open_models(Training *t, Error *err) {
         t->file = t->mend.weights;
     }
     if (t->stage == TUNE_PROMPT) {
-        if (!t->resume && !make_prompt(t->output.at, &t->lm, (size_t)t->rows, (uint64_t)t->seed, err)) return false;
+        if (!t->resume && !(t->made = make_prompt(t->output.at, &t->lm, (size_t)t->rows, (uint64_t)t->seed, err))) return false;
         if (!weights_open(&t->prompt, t->resume ? t->last.at : t->output.at, err)) return false;
         t->file = t->prompt;
     }
@@ -573,7 +574,11 @@ bool command_train(Common *c, int argc, char **argv) {
     bool ok = command_start(c, "usage: mend train --stage pretrain|finetune|prompt|lm -l LLM [-m MEND] --data FILE -o FILE [options]\n"
                             "Train a distiller against a frozen language model, vectors, or a language model. The log goes to standard output, a JSON object a line.",
                             own, sizeof own / sizeof *own, argc, argv, &done);
-    ok = ok && (done || (training_open(&t, c->err) && train(&t, c->err)));
+    if (ok && !done) {
+        ok = training_open(&t, c->err);
+        if (!ok && t.made) remove(t.output.at); /* nothing was trained */
+        ok = ok && train(&t, c->err);
+    }
     training_free(&t);
     return ok;
 }

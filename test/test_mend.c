@@ -435,9 +435,18 @@ static bool write_gradients(const char *path, const Parameters *p, const float *
     return ok;
 }
 
+static void put_weights_hash(const Parameters *p, Bytes *out) {
+    Tensor *t = mem_new(p->n, sizeof *t);
+    char hash[65];
+    for (size_t i = 0; i < p->n; i++) t[i] = (Tensor){p->at[i].name, DTYPE_F32, 1, {p->at[i].n}, p->at[i].n, p->at[i].w};
+    weights_sha256(t, p->n, hash);
+    bytes_printf(out, ", \"%s\"", hash);
+    free(t);
+}
+
 /* llm, mend (or none), train ("llm" or "mend"), lessons, lambda, tau, ce, kl, label_rows, separate_input, encoder_input. steps 0: loss of all lessons in one
  * batch, gradients to `file`. Else so many steps at `rate`, with `warmup` and `decay`, clipped to 1, on the lessons
- * in turn: losses and norms, then the vectors of the first lesson. */
+ * in turn: losses and norms, the weights' hash, then the vectors of the first lesson. */
 static bool answer_train(const Json *question, Bytes *out, Error *err) {
     const Json *lessons = json_get(question, "lessons"), *which = json_get(question, "train"), *mend_path = json_get(question, "mend");
     const size_t B = lessons->len, steps = size_of(question, "steps");
@@ -468,7 +477,8 @@ static bool answer_train(const Json *question, Bytes *out, Error *err) {
     if (!steps) {
         ok = lessons_loss(&t, lesson, B, true, ds, &loss, err) && write_gradients(json_get(question, "file")->text, &p, ds, rows * lm.size[LETTER_C], err);
         json_put_doubles(out, (const double[]){loss.loss, loss.ce, loss.kl}, 3);
-    } else if (ok && mend_path) { /* the vectors of the first lesson now */
+    } else if (ok) put_weights_hash(&p, out);
+    if (ok && steps && mend_path) { /* the vectors of the first lesson now */
         Vectors v = {mem_new(rows, lm.size[LETTER_C] * sizeof(float)), mend.size[LETTER_U], mend.size[LETTER_O]};
         ok = distill_group(&mend, &t.how, &lesson[0].demos[0], &lesson[0].is_label[0], v.at, err);
         bytes_text(out, ", ");
