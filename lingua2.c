@@ -288,7 +288,7 @@ static Kind kind_of(uint32_t code) {
                                            {0x3400, 0x4DBF}, {0x4E00, 0xA4CF}, {0xA9E0, 0xA9FF}, {0xAA60, 0xAADF}, {0xF900, 0xFAFF}, {0xFF66, 0xFF9F}, {0x1AFF0, 0x1B16F}, {0x20000, 0x3FFFF}};
     const unsigned flags = unicode_flags(code);
     if (flags & UNICODE_SPACE) return SPACE;
-    if (!(flags & (UNICODE_LETTER | UNICODE_NUMBER | UNICODE_MARK)) && code != '_' && unicode_cluster(code) != CLUSTER_SPACING) return SYMBOL;
+    if (!(flags & (UNICODE_LETTER | UNICODE_NUMBER | UNICODE_MARK)) && code != '_' && !cluster_extends(unicode_cluster(code))) return SYMBOL;
     return !(flags & UNICODE_DIGIT) && among(code, unspaced, sizeof unspaced / sizeof *unspaced) ? UNSPACED : LETTER;
 }
 
@@ -858,11 +858,12 @@ static size_t divider(const Document *d, size_t a, size_t b) {
     return meet ? a + 1 : NONE;
 }
 
-/* Put word w into the list, with the words that have to come with it. */
+/* Put word w into the list, with the words that have to stand between it and its neighbours. */
 static bool take(Taking *t, size_t w, size_t step, Error *err) {
-    if (!take_word(t, w, step, err)) return false;
-    const size_t left = divider(t->d, t->before[w], w), right = divider(t->d, w, t->next[w]);
-    return (left == NONE || take_word(t, left, step, err)) && (right == NONE || take_word(t, right, step, err));
+    bool ok = take_word(t, w, step, err);
+    for (size_t x; ok && (x = divider(t->d, t->before[w], w)) != NONE;) ok = take_word(t, x, step, err);
+    for (size_t a = w, x; ok && (x = divider(t->d, a, t->next[a])) != NONE; a = x) ok = take_word(t, x, step, err);
+    return ok;
 }
 
 static bool same_word(const Document *d, size_t a, size_t b) {

@@ -641,14 +641,14 @@ typedef struct {
     bool conjunct, linked; /* an Indic consonant and what extends it, with a linker among it */
 } Cluster;
 
-static bool is_extending(UnicodeCluster c) {
+bool cluster_extends(UnicodeCluster c) {
     return c == CLUSTER_EXTEND || c == CLUSTER_MARK || c == CLUSTER_ZWJ || c == CLUSTER_SPACING || c == CLUSTER_LINKER;
 }
 
 static bool cluster_goes_on(const Cluster *c, UnicodeCluster next) {
     const UnicodeCluster last = c->last;
     if (last == CLUSTER_CONTROL || next == CLUSTER_CONTROL) return false;
-    if (is_extending(next) || last == CLUSTER_PREPEND) return true;
+    if (cluster_extends(next) || last == CLUSTER_PREPEND) return true;
     if (last == CLUSTER_L) return next == CLUSTER_L || next == CLUSTER_V || next == CLUSTER_LV || next == CLUSTER_LVT;
     if (last == CLUSTER_LV || last == CLUSTER_V) return next == CLUSTER_V || next == CLUSTER_T;
     if (last == CLUSTER_LVT || last == CLUSTER_T) return next == CLUSTER_T;

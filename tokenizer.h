@@ -8,6 +8,7 @@
 #define TOKENIZER_H
 
 #include "base.h"
+#include "unicode.h"
 #include "weights.h"
 
 typedef enum { TOK_WORDPIECE, TOK_UNIGRAM, TOK_BPE } TokenizerKind;
@@ -54,6 +55,8 @@ bool tokenizer_count(const Tokenizer *t, const char *text, size_t len, size_t *n
 
 /* The bytes of the grapheme cluster at text[i] (UAX #29), i < len; two regional indicators count as two. */
 size_t cluster_length(const char *text, size_t len, size_t i);
+/* A mark that never begins one but at the start of a text. */
+bool cluster_extends(UnicodeCluster c);
 
 /* The first added or special token that stands in the text, if any: its offset and its string. */
 bool tokenizer_find_added(const Tokenizer *t, const char *text, size_t len, size_t *at, Slice *token);
