@@ -2,7 +2,6 @@
 #include "../lingua2.c"
 #include "../lingua2_cli.c"
 #include "../lingua2_compat.c"
-#include "../lingua2_stream.c"
 
 static const char *const seed_names[] = {"wordpiece.model", "unigram.model", "bpe.model", "wordpiece.tokenizer", "unigram.tokenizer", "bpe.tokenizer", "cl100k.tokenizer"};
 static const int seed_weight[] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 4, 5, 6}; /* models more often */

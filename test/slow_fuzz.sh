@@ -11,7 +11,9 @@ compile="${CC:-cc} -std=c11 -O1 -g -ffp-contract=off -fno-fast-math -fno-trappin
 for part in $(ls ./*.c | grep -v -e /lingua2 -e /mend); do $compile -c "$part" -o "$seeds/$(basename "$part" .c).o"; done
 passed=0 failed=0
 for name in model mend; do
-    $compile test/fuzz_$name.c "$seeds"/*.o -o build/fuzz_$name -lm
+    program=$([ $name = mend ] && echo mend || echo lingua2)
+    rest=$(ls ./${program}_*.c | grep -v -F -f <(grep -o '[a-z0-9_]*\.c"' test/fuzz_$name.c | tr -d '"')) # what it does not include
+    $compile test/fuzz_$name.c $rest "$seeds"/*.o -o build/fuzz_$name -lm
     build/fuzz_$name "$seeds" "${1:-5000}" | tee "$seeds/log" || true
     read -r p f < <(tail -n 1 "$seeds/log" | sed 's/[^0-9]\+/ /g')
     passed=$((passed + p)) failed=$((failed + f))

@@ -1,9 +1,7 @@
 /* test_compat.c - the parts of lingua2_compat.c that stand alone, without a model: thresholds, word means, replacing, word beginnings.
  * Values of thresholds and means are those of numpy 2.4.6 (np.percentile, sum(p)/len(p) over np.float32), as bits. */
 #include "../lingua2.c"
-#include "../lingua2_cli.c"
 #include "../lingua2_compat.c"
-#include "../lingua2_stream.c"
 #include "check.h"
 
 static void test_percentile(void) {
