@@ -1,5 +1,6 @@
 """lingua2 label: every form says the same as `compress`; hostile text does no harm on a terminal or in a page; the page's slider holds what `compress` would
 keep at each rate. Standard library alone, on the embedded default."""
+import html
 import html.parser
 import json
 import os
@@ -103,6 +104,8 @@ def page(folder, texts, *options):
     made = Page(source)
     check(made.articles == [shown(t) for t in texts], "the articles are not the texts: %r" % made.articles)
     check([(w, t, k) for w, t, k in made.words] == [(shown(w["word"]), "%.3f%s" % (w["p"], ", forced" if w["forced"] else ""), w["kept"]) for w in wanted["words"]], "the page's words are not compress's")
+    escaped = [html.escape(shown(w["word"])).replace("&#x27;", "&#39;") for w in wanted["words"]]
+    check(re.findall(r'<span title="[^"]*"(?: class=dropped)?>(.*?)</span>', source, re.S) == escaped, "words are not escaped")
     check(not made.loads and "Content-Security-Policy" in source and "default-src 'none'" in source, "the page could load %s" % made.loads)
     check(not STEERING.search(source) and len(made.scripts) <= 1, "the page holds characters that steer, or more than its own script")
     check("%d of %d tokens" % (wanted["compressed_tokens"], wanted["origin_tokens"]) in source, "the page's counts are not compress's")
@@ -174,7 +177,7 @@ with tempfile.TemporaryDirectory() as temporary:
     slider(paths, made, (3, 40, 100), "--force-token", "believe", "--drop-consecutive", "--count", "words")
     paths, made = page(temporary, ["a9" * 700 + " x " + "\u65e5\u672c" * 100])
     slider(paths, made, (20, 60))
-    page(temporary, ["", " \n"])
+    page(temporary, ["", " \n", HOSTILE], "--force-token", "</script><script>alert(1)</script>", "--force-token", "<b onclick=x>")
     check(not page(temporary, [MEETING, "Another text."], "--use-context-level-filter")[1].scripts, "a page whose rate does not decide alone has no slider")
     colours()
     wrong_use(temporary)
