@@ -540,19 +540,28 @@ bool logits(const Model *m, const float *x, size_t n, float *l, Error *err) {
     return fail(err, BAD_MODEL, "%s: the weights give NaN or infinity; the file is damaged or was trained to that", weights_path(m->weights));
 }
 
-/* lp[i] = log p(target[i]) after the hidden state x_i, [n]. In blocks of rows, so that memory stays bounded. */
-bool target_logprobs(const Model *m, const float *x, const uint32_t *target, size_t n, float *lp, Error *err) {
+/* lp[i] = log p(target[i]) after the hidden state number row[i] of x [N,C], i < n. In blocks of rows, so that memory stays bounded. */
+static bool row_logprobs(const Model *m, const float *x, size_t N, const size_t *row, const uint32_t *target, size_t n, float *lp, Error *err) {
     enum { ROWS = 96 };
     const size_t C = m->size[LETTER_C], V = m->size[LETTER_V];
-    float *l = mem_new(n < ROWS ? n : ROWS, V * sizeof *l), lse[ROWS];
+    float *l = mem_new(N < ROWS ? N : ROWS, V * sizeof *l), lse[ROWS];
     bool ok = true;
-    for (size_t i = 0; ok && i < n; i += ROWS) {
-        const size_t rows = n - i < ROWS ? n - i : ROWS;
-        ok = logits(m, x + i * C, rows, l, err);
+    for (size_t from = 0; ok && from < N; from += ROWS) {
+        const size_t rows = N - from < ROWS ? N - from : ROWS;
+        ok = logits(m, x + from * C, rows, l, err);
         if (ok) logsumexp(lse, l, rows, V);
-        for (size_t r = 0; ok && r < rows; r++) lp[i + r] = l[r * V + target[i + r]] - lse[r];
+        for (size_t i = 0; ok && i < n; i++)
+            if (row[i] >= from && row[i] - from < rows) lp[i] = l[(row[i] - from) * V + target[i]] - lse[row[i] - from];
     }
     free(l);
+    return ok;
+}
+
+bool target_logprobs(const Model *m, const float *x, const uint32_t *target, size_t n, float *lp, Error *err) {
+    size_t *row = mem_new(n, sizeof *row);
+    for (size_t i = 0; i < n; i++) row[i] = i;
+    const bool ok = row_logprobs(m, x, n, row, target, n, lp, err);
+    free(row);
     return ok;
 }
 
@@ -802,8 +811,9 @@ static bool score_batch(const Model *m, const State *s, const Ids *before, const
         targets += after[b].n;
         most = n > most ? n : most;
     }
-    float *x = mem_new(start[B], C * sizeof *x), *rows = mem_new(targets, C * sizeof *rows), *lp = mem_new(targets, sizeof *lp);
+    float *x = mem_new(start[B], C * sizeof *x), *rows = mem_new(targets + 1, C * sizeof *rows), *lp = mem_new(targets, sizeof *lp);
     uint32_t *target = mem_new(targets, sizeof *target);
+    size_t *row = mem_new(targets, sizeof *row), N = 0, last = SIZE_MAX; /* the state's last row is there once for all that follow it at once */
     bool ok = room_for(m, s->self.n, most, err);
     for (size_t b = 0; b < B; b++)
         for (size_t i = 0; i < start[b + 1] - start[b]; i++)
@@ -814,17 +824,21 @@ static bool score_batch(const Model *m, const State *s, const Ids *before, const
         for (size_t i = 0; i < after[b].n; i++, t++) {
             const size_t at = before[b].n + i; /* predicted by the row before it */
             if (at == 0 && s->self.n == 0) ok = fail(err, BAD_INPUT, "the first piece of an option has nothing before it: the input is empty");
-            memcpy(rows + t * C, at ? x + (start[b] + at - 1) * C : s->last, C * sizeof *rows);
             target[t] = after[b].at[i];
+            row[t] = at == 0 && last < N ? last : N;
+            if (row[t] < N) continue;
+            memcpy(rows + N * C, at ? x + (start[b] + at - 1) * C : s->last, C * sizeof *rows);
+            if (at == 0) last = N;
+            N++;
         }
-    ok = ok && target_logprobs(m, rows, target, targets, lp, err);
+    ok = ok && row_logprobs(m, rows, N, row, target, targets, lp, err);
     t = 0;
     for (size_t b = 0; ok && b < B; b++) {
         double sum = 0;
         for (size_t i = 0; i < after[b].n; i++) sum += (double)lp[t++];
         score[b] = sum / (double)after[b].n;
     }
-    free(start), free(x), free(rows), free(lp), free(target);
+    free(start), free(x), free(rows), free(lp), free(target), free(row);
     return ok;
 }
 

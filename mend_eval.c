@@ -359,10 +359,10 @@ static double encoder_flops(const Model *m, double n) {
 
 static double head_flops(const Model *m, double n) { return 2 * n * (double)m->size[LETTER_C] * (double)m->size[LETTER_V]; }
 
-/* Options from a state of p rows: all pieces but each one's last go through the decoder, every piece through the head. */
+/* Options from a state of p rows: all pieces but each one's last go through the decoder and then the head; the state's last row goes through it once. */
 static double options_flops(const Model *m, const Ids *option, size_t B, double p, double e) {
-    double sum = 0;
-    for (size_t b = 0; b < B; b++) sum += decoder_flops(m, (double)option[b].n - 1, p, e) + head_flops(m, (double)option[b].n);
+    double sum = head_flops(m, 1);
+    for (size_t b = 0; b < B; b++) sum += decoder_flops(m, (double)option[b].n - 1, p, e) + head_flops(m, (double)option[b].n - 1);
     return sum;
 }
 
@@ -379,8 +379,10 @@ static double query_flops(const Context *c, const Ids *x, const Ids *option, siz
     const double n = (double)(c->vectors.n + c->demos.n), X = (double)x->n;
     double sum = 0;
     if (m->kind == T5) {
-        const double shared = decoder_flops(m, X, 1, n), all = options_flops(m, option, B, 1 + X, n);
-        return c->alone ? (double)B * (context_flops(c) + shared) + all : shared + all;
+        const double read = decoder_flops(m, X, 1, n);
+        if (!c->alone) return read + options_flops(m, option, B, 1 + X, n);
+        for (size_t b = 0; b < B; b++) sum += context_flops(c) + read + options_flops(m, &option[b], 1, 1 + X, n);
+        return sum;
     }
     if (!c->alone) return (X > 0 ? decoder_flops(m, X, n, 0) : 0) + options_flops(m, option, B, n + X, 0);
     for (size_t b = 0; b < B; b++) sum += decoder_flops(m, n + X + (double)option[b].n - 1, 0, 0) + head_flops(m, (double)option[b].n);

@@ -288,7 +288,7 @@ def cost_by_hand(demos, queries, groups):
         got = pieces({"query": q})
         x, options = len(got["x"]), list(map(len, got["options"]))
         for bill, before in ((0, 0), (2, K), (3, groups * U)):
-            bills[bill][1] += read(x, before) + sum(read(o - 1, before + x) + o * 2 * C * V for o in options)
+            bills[bill][1] += read(x, before) + sum(read(o - 1, before + x) for o in options) + (1 + sum(o - 1 for o in options)) * 2 * C * V
         bills[1][1] += sum(read(K + x + o - 1, 0) + o * 2 * C * V for o in options)
     return [(once, query / len(queries)) for once, query in bills]
 
