@@ -30,17 +30,16 @@ def check(condition, message):
         print("failed: " + message)
 
 
-def run(*arguments, usage=None):
-    """Standard output of a call that must succeed; what it used is added to `usage`."""
-    process = subprocess.Popen([MEND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, error = process.stdout.read(), process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit("mend %s: %d %s" % (" ".join(arguments), process.returncode, error))
-    if usage is not None:
-        usage.append(used)
-    return out
+def run(*arguments, program=(MEND,)):
+    """Standard output of a call that must succeed."""
+    done = subprocess.run([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit("mend %s: %d %s" % (" ".join(arguments), done.returncode, done.stderr))
+    return done.stdout
+
+
+# Runs mend and prints its peak memory in KiB. In a process of its own: what this one holds would count for its child until that is mend.
+PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 
 def export(folder, *more):
@@ -225,16 +224,15 @@ def full_size(name, folder):
     check(truth.dtype == torch.float64 and len(set(truth_lp)) > 1, "%s: no float64" % name)
     del model
     arguments = ["-l", flat, "--ids", ",".join(map(str, ids))] + (["--encoder-ids", ",".join(map(str, source))] if is_t5 else [])
-    usage = []
     for mode, most in (("reference", 1), ("fast", 3)):
         trace = os.path.join(folder, "run")
         run("trace", *arguments, "-q", "-o", trace, "--only", "*final_layer_norm" if is_t5 else "ln_f", "--math", mode)
-        lp = json.loads(run("logprob", *arguments, "--json", "--math", mode, usage=usage))["logprob"]
+        lp = json.loads(run("logprob", *arguments, "--json", "--math", mode))["logprob"]
         for what, ours, theirs, true in (("hidden states", read_taps(trace + ".safetensors"), single, truth), ("log p", torch.tensor(lp), torch.tensor(single_lp), torch.tensor(truth_lp))):
             error, other = ((x - true).pow(2).mean().sqrt().item() for x in (ours.double(), theirs.double()))
             print("%-28s %-10s %-14s %.2f of torch float32's %.3g" % (name, mode, what, error / other, other), flush=True)
             check(error <= most * other, "%s, %s, %s: %.3g, torch %.3g" % (name, mode, what, error, other))
-    peak = max(u.ru_maxrss for u in usage) / 2 ** 20
+    peak = int(run("logprob", *arguments, program=(sys.executable, "-c", PEAK, MEND))) / 2 ** 20
     print("%-28s peak memory %.2f GiB, model file %.2f GiB" % (name, peak, os.path.getsize(flat) / 2 ** 30))
     check(name not in MOST_GB or peak <= MOST_GB[name], "%s: %.2f GiB of memory" % (name, peak))
     os.remove(flat)
