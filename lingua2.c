@@ -1247,6 +1247,7 @@ static const Command commands[] = {
     {"annotate", command_annotate, "pairs to words with labels"},
     {"filter", command_filter, "annotated lines without the worst"},
     {"train", command_train, "a model from annotated lines"},
+    {"eval", command_eval, "answers kept by the model and by rules that need none"},
     {"trace", command_trace, "every named result of one pass through the classifier, in files"},
     {"compare", command_compare, "two runs tap by tap: where they part, and by how much"},
     {"replay", command_replay, "each op on a run's own inputs: which one is wrong"},

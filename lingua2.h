@@ -5,6 +5,7 @@
  * lingua2_structured.c   parts with rates of their own: tags, JSON
  * lingua2_label.c    every word with its verdict: lines, JSON, colours, a page
  * lingua2_stream.c   JSON lines through a warm model
+ * lingua2_eval.c     answers kept by the model and by rules that need none
  * lingua2_cli.c      requests and results as options, JSON and JSON lines; commands
  * lingua2_trace.c    one pass through the classifier, recorded and replayed
  */
@@ -295,6 +296,7 @@ bool compress_lines(const Common *c, const Model *m, const Tokenizer *counter, c
 bool command_compress(Common *c, int argc, char **argv);
 bool command_label(Common *c, int argc, char **argv);
 bool command_classify(Common *c, int argc, char **argv);
+bool command_eval(Common *c, int argc, char **argv);
 bool command_trace(Common *c, int argc, char **argv);
 bool command_replay(Common *c, int argc, char **argv);
 bool command_tokenize(Common *c, int argc, char **argv);
