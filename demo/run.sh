@@ -5,14 +5,16 @@ set -eu
 cd "$(dirname "$0")/.."
 for rate in 0.5 0.33; do
     start=$(date +%s%N)
-    ./lingua2 compress --compat --rate $rate --json demo/transcript.txt >build/demo.json
+    ./lingua2 compress --rate $rate --json demo/transcript.txt >build/demo.json
     end=$(date +%s%N)
     counts=$(sed 's/.*"origin_tokens": \([0-9]*\), "compressed_tokens": \([0-9]*\).*/\1 tokens -> \2/' build/demo.json)
     printf '==== rate %s: %s, %s ms, start and model included ====\n' "$rate" "$counts" $(((end - start) / 1000000))
-    ./lingua2 compress --compat --rate $rate demo/transcript.txt | cut -c1-1200
+    ./lingua2 compress --rate $rate demo/transcript.txt >build/demo.txt
+    head -n 15 build/demo.txt
+    echo ...
     echo
 done
-echo "The transcript is demo/transcript.txt ($(wc -w <demo/transcript.txt) words). Your own file: ./lingua2 compress --compat --rate 0.5 FILE"
+echo "The transcript is demo/transcript.txt ($(wc -w <demo/transcript.txt) words). Your own file: ./lingua2 compress --rate 0.5 FILE; what was dropped: ./lingua2 label --html page.html FILE"
 echo
 
 lm=models/mend-lm.safetensors distiller=models/mend-distiller.safetensors demos=demo/demonstrations.jsonl queries=demo/queries.jsonl
