@@ -19,37 +19,49 @@
 
 /* ==== JSON lines ================================================================================================================== */
 
-bool each_line(const Texts *file, bool go_on, TakeLine take, void *to, Error *err) {
-    const Texts standard = {.at = &(Bytes){.at = (char *)(uintptr_t)"-", .len = 1}, .n = 1};
+/* What each_line does with every line. */
+typedef struct {
+    const char *path;
+    size_t number; /* of the line in its file */
+    bool go_on;
+    TakeLine take;
+    void *to;
+    size_t lines, bad; /* of all files */
+} Reading;
+
+static bool take_text(Reading *r, const Bytes *text, Error *err) {
+    Json line;
+    Error detail = {0};
+    if (strspn(text->at ? text->at : "", " \t\r") == text->len) return true;
+    r->lines++;
+    const bool parsed = json_parse(text->at, text->len, &line, &detail), ok = parsed && r->take(r->to, &line, text, &detail);
+    if (parsed) json_free(&line);
+    if (ok) return true;
+    r->bad++;
+    if (!r->go_on || detail.code != BAD_INPUT) return fail(err, detail.code, "%s: line %zu: %.900s", r->path, r->number, detail.text);
+    fprintf(stderr, "lingua2: %s: line %zu: %s\n", r->path, r->number, detail.text);
+    return true;
+}
+
+static bool take_file(Reading *r, Error *err) {
+    FILE *f = strcmp(r->path, "-") ? fopen(r->path, "rb") : stdin;
     Bytes text = {0};
-    size_t lines = 0, bad = 0;
     bool ok = true;
-    if (!file->n) file = &standard;
-    for (size_t i = 0; ok && i < file->n; i++) {
-        const char *path = file->at[i].at;
-        FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
-        if (!f) ok = fail(err, BAD_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
-        for (size_t number = 1; ok && next_line(f, &text); number++) {
-            Json line;
-            Error detail = {0};
-            if (strspn(text.at ? text.at : "", " \t\r") == text.len) continue;
-            lines++;
-            const bool parsed = json_parse(text.at, text.len, &line, &detail);
-            if (parsed && take(to, &line, &text, &detail)) {
-                json_free(&line);
-                continue;
-            }
-            if (parsed) json_free(&line);
-            bad++;
-            ok = go_on && detail.code == BAD_INPUT;
-            if (ok) fprintf(stderr, "lingua2: %s: line %zu: %s\n", path, number, detail.text);
-            else fail(err, detail.code, "%s: line %zu: %.900s", path, number, detail.text);
-        }
-        if (ok && ferror(f)) ok = fail(err, errno == EISDIR ? BAD_INPUT : BAD_SYSTEM, "%s: cannot be read: %s", path, strerror(errno));
-        if (f && f != stdin) fclose(f);
-    }
+    if (!f) return fail(err, BAD_INPUT, "%s: cannot be opened: %s", r->path, strerror(errno));
+    for (r->number = 1; ok && next_line(f, &text); r->number++) ok = take_text(r, &text, err);
+    if (ok && ferror(f)) ok = fail(err, errno == EISDIR ? BAD_INPUT : BAD_SYSTEM, "%s: cannot be read: %s", r->path, strerror(errno));
+    if (f != stdin) fclose(f);
     bytes_free(&text);
-    return ok && (!bad || fail(err, BAD_INPUT, "%zu of %zu lines could not be used", bad, lines));
+    return ok;
+}
+
+bool each_line(const Texts *file, bool go_on, TakeLine take, void *to, Error *err) {
+    Reading r = {.go_on = go_on, .take = take, .to = to};
+    for (size_t i = 0; i < (file->n ? file->n : 1); i++) {
+        r.path = file->n ? file->at[i].at : "-";
+        if (!take_file(&r, err)) return false;
+    }
+    return !r.bad || fail(err, BAD_INPUT, "%zu of %zu lines could not be used", r.bad, r.lines);
 }
 
 bool need_text(const Json *line, const char *key, Slice *out, Error *err) {

@@ -187,6 +187,14 @@ static bool paper_example(Corpus *c, const Json *line, Examples *to, Error *err)
 
 /* ---- all lines ---- */
 
+static void hash_example(Sha256 *hash, const Example *e) {
+    for (size_t k = 0; k < e->pieces.T; k++) {
+        const uint32_t id = e->pieces.id[k];
+        const unsigned char row[5] = {(unsigned char)id, (unsigned char)(id >> 8), (unsigned char)(id >> 16), (unsigned char)(id >> 24), (unsigned char)e->label[k]};
+        sha256_add(hash, row, sizeof row);
+    }
+}
+
 static bool take_line(void *to, const Json *line, const Bytes *text, Error *err) {
     Corpus *c = to;
     const Json *id = json_get(line, "id"), *origin = json_get(line, "origin");
@@ -197,13 +205,8 @@ static bool take_line(void *to, const Json *line, const Bytes *text, Error *err)
     const size_t first = into->n;
     bool ok = c->paper ? paper_example(c, line, into, err) : our_example(c, line, into, err);
     for (size_t i = first; ok && i < into->n; i++) {
-        const Example *e = &into->at[i];
         ok = chunk_positions(c->m, &into->at[i].pieces, err);
-        for (size_t k = 0; k < e->pieces.T; k++) {
-            const unsigned char row[5] = {(unsigned char)e->pieces.id[k], (unsigned char)(e->pieces.id[k] >> 8), (unsigned char)(e->pieces.id[k] >> 16),
-                                          (unsigned char)(e->pieces.id[k] >> 24), (unsigned char)e->label[k]};
-            sha256_add(&c->hash, row, sizeof row);
-        }
+        hash_example(&c->hash, &into->at[i]);
     }
     c->texts++;
     c->left_out += into == &none;
@@ -325,9 +328,17 @@ static void put_value(Bytes *line, const char *key, double x) {
     json_put_double(line, x);
 }
 
+static bool weights_finite(const Training *t, Error *err) {
+    for (size_t i = 0; i < t->p.n; i++)
+        if (!all_finite(t->p.at[i].w, t->p.at[i].n))
+            return fail(err, BAD_INPUT, "step %zu: it made NaN or infinity of %s; the checkpoints in %s are of before; a lower --rate may help", t->o.step, t->p.at[i].name, t->folder.at);
+    return true;
+}
+
 /* best.safetensors, or last.safetensors with AdamW's means to go on from. */
 static bool save(const Training *t, const char *name, bool state, Error *err) {
     Bytes path = {0}, progress = {0};
+    if (!weights_finite(t, err)) return false;
     bytes_printf(&progress, "{\"run\": %s, \"step\": %zu, \"best_epoch\": %zu", t->run.at, t->o.step, t->best_epoch);
     put_value(&progress, "best", t->best);
     bytes_text(&progress, "}");
@@ -445,7 +456,7 @@ static bool end_epoch(Training *t, Error *err) {
     Bytes line = {0};
     const Score score = evaluate(t);
     settle_new_rows(t);
-    const bool better = !choose || score.accuracy > t->best;
+    const bool better = !choose || !t->best_epoch || score.accuracy > t->best;
     bytes_printf(&line, "{\"step\": %zu, \"epoch\": %zu", t->o.step, epoch);
     if (choose) {
         put_value(&line, "choose_loss", score.loss);
@@ -567,8 +578,41 @@ static size_t draw_tensors(const Model *m, const TensorRow *row, size_t rows, si
     return at;
 }
 
-/* Write a model with random weights of these sizes and the tokenizer of `base`. */
-static bool write_fresh(const Model *base, const Fresh *f, uint64_t seed, const char *path, Error *err) {
+/* The base's metadata with another configuration and content; [2 * (weights_meta_count + 1)] at most, returns how many pairs. */
+static size_t fresh_meta(const Weights *base, const char *config, const char *hash, const char **meta) {
+    size_t k = 0;
+    for (size_t i = 0; i < weights_meta_count(base); i++) {
+        const char *key = weights_meta_key(base, i);
+        if (strcmp(key, "source_sha256") == 0 || strcmp(key, "content_sha256") == 0) continue;
+        meta[k++] = key, meta[k++] = strcmp(key, "config") ? weights_meta(base, key) : config;
+    }
+    meta[k++] = "content_sha256", meta[k++] = hash;
+    return k / 2;
+}
+
+/* Write a model with m's sizes, random weights and m's tokenizer. */
+static bool write_fresh(const Model *m, const char *config, uint64_t seed, const char *path, Error *err) {
+    const size_t own = MODEL_TENSORS + m->L * LAYER_TENSORS, all = weights_count(m->weights);
+    Tensor *tensor = mem_new(own + all, sizeof *tensor);
+    Bytes *name = mem_new(own, sizeof *name);
+    const char **meta = mem_new(2 * (weights_meta_count(m->weights) + 1), sizeof *meta);
+    float *memory = NULL;
+    char hash[65];
+    size_t at = draw_tensors(m, model_table, MODEL_TENSORS, 0, seed, tensor, name, &memory, 0), n = own;
+    for (size_t l = 0, i = MODEL_TENSORS; l < m->L; l++, i += LAYER_TENSORS) at = draw_tensors(m, layer_table, LAYER_TENSORS, l, seed, tensor + i, name + i, &memory, at);
+    for (size_t i = 0, from = 0; i < own; from += tensor[i++].count) tensor[i].data = memory + from;
+    for (size_t i = 0; i < all; i++)
+        if (weights_at(m->weights, i)->dtype == DTYPE_U8) tensor[n++] = *weights_at(m->weights, i);
+    weights_sha256(tensor, n, hash);
+    const size_t metas = fresh_meta(m->weights, config, hash, meta);
+    bool ok = weights_write(path, tensor, n, meta, metas, err);
+    for (size_t i = 0; i < own; i++) bytes_free(&name[i]);
+    free(tensor), free(name), free(meta), free(memory);
+    return ok;
+}
+
+/* The base with other sizes and weights of its own, as a file. */
+static bool make_fresh(const Model *base, const Fresh *f, uint64_t seed, const char *path, Error *err) {
     Model m = *base;
     Json config = {0};
     Bytes text = {0};
@@ -579,28 +623,8 @@ static bool write_fresh(const Model *base, const Fresh *f, uint64_t seed, const 
     if (m.size[LETTER_C] % m.H) return fail(err, BAD_USAGE, "%zu heads do not divide the hidden size %zu: give --heads and --hidden that do", m.H, m.size[LETTER_C]);
     if (!config_open(m.weights, &config, err)) return false;
     put_config(&config, &m, &text);
+    bool ok = write_fresh(&m, text.at, seed, path, err);
     json_free(&config);
-    const size_t own = MODEL_TENSORS + m.L * LAYER_TENSORS, all = weights_count(m.weights), metas = weights_meta_count(m.weights);
-    Tensor *tensor = mem_new(own + all, sizeof *tensor);
-    Bytes *name = mem_new(own, sizeof *name);
-    const char **meta = mem_new(2 * (metas + 1), sizeof *meta);
-    float *memory = NULL;
-    size_t at = draw_tensors(&m, model_table, MODEL_TENSORS, 0, seed, tensor, name, &memory, 0), n = own, k = 0;
-    for (size_t l = 0, i = MODEL_TENSORS; l < m.L; l++, i += LAYER_TENSORS) at = draw_tensors(&m, layer_table, LAYER_TENSORS, l, seed, tensor + i, name + i, &memory, at);
-    for (size_t i = 0, from = 0; i < own; from += tensor[i++].count) tensor[i].data = memory + from;
-    for (size_t i = 0; i < all; i++)
-        if (weights_at(m.weights, i)->dtype == DTYPE_U8) tensor[n++] = *weights_at(m.weights, i);
-    for (size_t i = 0; i < metas; i++) {
-        const char *key = weights_meta_key(m.weights, i);
-        if (strcmp(key, "source_sha256") == 0 || strcmp(key, "content_sha256") == 0) continue;
-        meta[k++] = key, meta[k++] = strcmp(key, "config") ? weights_meta(m.weights, key) : text.at;
-    }
-    char hash[65];
-    weights_sha256(tensor, n, hash);
-    meta[k++] = "content_sha256", meta[k++] = hash;
-    bool ok = weights_write(path, tensor, n, meta, k / 2, err);
-    for (size_t i = 0; i < own; i++) bytes_free(&name[i]);
-    free(tensor), free(name), free(meta), free(memory);
     bytes_free(&text);
     return ok;
 }
@@ -626,7 +650,7 @@ static bool open_start(Training *t, const Fresh *fresh, bool resumed, char base_
     bool ok = open_folder(t, resumed, err);
     if (resumed || fresh->wanted) file_name(t, resumed ? "last.safetensors" : "start.safetensors", &path);
     else bytes_text(&path, weights_path(base.weights));
-    if (ok && fresh->wanted && !resumed) ok = write_fresh(&base, fresh, random_bits(t->seed, USE_WEIGHTS), path.at, err);
+    if (ok && fresh->wanted && !resumed) ok = make_fresh(&base, fresh, random_bits(t->seed, USE_WEIGHTS), path.at, err);
     model_close(&base);
     ok = ok && model_open(&t->m, path.at, err) && parameters_open(&t->p, t->m.weights, err);
     bytes_free(&path);
