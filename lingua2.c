@@ -825,9 +825,9 @@ static bool count_kept(Taking *t, size_t from, size_t stop, size_t *n, Error *er
 }
 
 /* Put word w into the list in this step. Tokens change near it alone: those from the last sure beginning of a token before it to the first behind it are counted
- * before and after. Where none is near, in long runs without any, the count is a good guess, and what the budget cuts is counted as a whole in the end. */
+ * before and after. Where none is near, in long runs without any, the count is a guess: document_choose then counts whole texts. */
 static bool take_word(Taking *t, size_t w, size_t step, Error *err) {
-    enum { NEAR = 1024 }; /* bytes */
+    enum { NEAR = 128 }; /* bytes */
     Document *d = t->d;
     const size_t n = d->n, a = set_below(&t->kept, w), b = t->next[a == NONE ? n : a];
     size_t from = a, to = b, old, new;
@@ -838,9 +838,11 @@ static bool take_word(Taking *t, size_t w, size_t step, Error *err) {
         from = before;
         if (begins) break;
     }
+    d->guessed = d->guessed || (!left && from != NONE && d->word[a].end - d->word[from].start >= NEAR);
     const Slice was = joint(d, a, b), is = joint(d, w, b);
     const bool right = a != NONE && b != n && begins_token(d, a, b) && begins_token(d, w, b) && was.len == is.len && memcmp(was.at, is.at, is.len) == 0;
     while (!right && to != n && d->word[to].end - d->word[b].start < NEAR && (t->next[to] == n || !begins_token(d, to, t->next[to]))) to = t->next[to];
+    d->guessed = d->guessed || (!right && to != n && d->word[to].end - d->word[b].start >= NEAR);
     if (!count_kept(t, from, right ? a : to, &old, err)) return false;
     t->next[a == NONE ? n : a] = t->before[b] = w;
     t->before[w] = a;
@@ -912,7 +914,7 @@ static bool take_all(Document *d, size_t most, Error *err) {
     qsort(free_word, n, sizeof *free_word, by_probability);
     d->step = mem_new(n + 1, sizeof *d->step);
     d->step[0] = (Step){t.tokens, 1};
-    for (size_t i = 0; ok && i < n && !(d->steps > 0 && t.tokens > most); i++) {
+    for (size_t i = 0; ok && i < n && !(d->steps > 0 && t.tokens > most && !d->guessed); i++) {
         const size_t w = free_word[i].word;
         if (d->word[w].step != NONE) continue;
         ok = take(&t, w, ++d->steps, err);
@@ -1173,15 +1175,23 @@ static void add_labels(const Document *d, size_t step, bool whole, Result *out) 
     }
 }
 
+/* The text after a step, and its exact count. */
+static bool try_step(const Document *d, size_t step, Bytes *text, size_t *tokens, Error *err) {
+    text->len = 0;
+    document_text(d, step, text);
+    return count_all(d, text, step, tokens, err);
+}
+
 bool document_choose(const Document *d, size_t budget, size_t *step, Bytes *text, size_t *tokens, Error *err) {
-    *step = document_steps(d, budget);
-    for (size_t back = 1;; back *= 2) {
-        text->len = 0;
-        document_text(d, *step, text);
-        if (!count_all(d, text, *step, tokens, err)) return false;
-        if (*tokens <= budget || d->r->threshold >= 0 || !d->r->use_token_level_filter || *step == document_steps(d, 0)) return true;
-        *step = *step > document_steps(d, 0) + back ? *step - back : document_steps(d, 0);
+    size_t low = *step = document_steps(d, budget), high = low;
+    if (d->guessed && d->r->threshold < 0 && d->r->use_token_level_filter) low = document_steps(d, 0), high = d->steps;
+    while (low < high) {
+        const size_t middle = high - (high - low) / 2;
+        if (!try_step(d, middle, text, tokens, err)) return false;
+        if (*tokens <= budget) low = middle;
+        else high = middle - 1;
     }
+    return try_step(d, *step = low, text, tokens, err);
 }
 
 bool document_compress(Document *d, Result *out, Error *err) {

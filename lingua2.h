@@ -193,6 +193,7 @@ typedef struct {
     size_t *spaces[4];    /* [n + 2] how often there is at least so much before words 0..i-1 */
     Step *step;           /* [steps + 1] */
     size_t steps;
+    bool guessed;         /* the tokens of the steps may be a little off */
 } Document;
 
 /* What a request says in words, checked. Errors: BAD_INPUT. */
@@ -207,7 +208,7 @@ bool document_rank(Document *d, size_t most, Error *err);
 /* The tokens that the request allows; the last step that may be taken with so many (or by the request's threshold). At least one word is taken. */
 size_t document_budget(const Document *d);
 size_t document_steps(const Document *d, size_t budget);
-/* The same, the text that these steps make and its exact count: where the count along the way was a guess, steps are taken back until the budget is met. */
+/* The same, the text that these steps make and its exact count; where the counts of the steps are guessed, whole texts are counted until the place is found. */
 bool document_choose(const Document *d, size_t budget, size_t *step, Bytes *text, size_t *tokens, Error *err);
 /* The classifier's probabilities of the pieces [piece.n], to be freed. */
 float *document_probabilities(const Document *d);
