@@ -45,7 +45,7 @@ class Browser:
     def ask(self, path, data=None, method=None):
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(self.base + path, body, {"Content-Type": "application/json"}, method=method)
-        return json.load(urllib.request.urlopen(request, timeout=120))["value"]
+        return json.load(urllib.request.urlopen(request, timeout=600))["value"]
 
     def run(self, script, *arguments):
         return self.ask("/execute/sync", {"script": script, "args": list(arguments)})

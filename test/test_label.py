@@ -28,7 +28,7 @@ def check(condition, message):
 
 
 def run(arguments, text, code=0, **more):
-    done = subprocess.run([PROGRAM, arguments[0], "--threads", "1"] + arguments[1:], input=text.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, **more)
+    done = subprocess.run([PROGRAM, arguments[0], "--threads", "1"] + arguments[1:], input=text.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=600, **more)
     check(done.returncode == code, "%s: exit %d: %r" % (arguments, done.returncode, done.stderr[:300]))
     return done.stdout.decode()
 

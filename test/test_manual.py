@@ -32,7 +32,7 @@ def installed(tool):
 
 
 def run(command, **more):
-    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, universal_newlines=True, **more)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, universal_newlines=True, **more)
 
 
 def told(program, *arguments):
