@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "ports"))
@@ -196,6 +197,22 @@ def rms_with(S):
 
 
 INF = math.inf
+# Inputs whose result lies within about 2^-50 of the middle between two float32 numbers: a float64 approximation alone does not settle the rounding.
+HARD = {
+    "exp": "c16912cd 4001b249 40315b33 3fe67199", "log": "3fd364d7 63b134d9 3fc55379 5a8f8e03", "tanh": "3cd41b91 bcd41b91 3d7c3055 bd7c3055",
+    "gelu": "3e60b687 bc2df329 3c2df329 bca716f5", "gelu_new": "bb9377a9 3b9377a9 3f414d8f c0773385", "silu": "4126277f c0a8fb13 3f7ad435 c13da995",
+}
+
+
+def hard(name):
+    x = [struct.unpack(">f", bytes.fromhex(e))[0] for e in HARD[name].split()]
+
+    def wrong(x):
+        y = contract.FAST[name](x)
+        return f32(y * (1 + 2.0 ** -45)) if f32(y * (1 + 2.0 ** -45)) != function(name, x) else f32(y * (1 - 2.0 ** -45))
+    return name, None, fixed(x=x), of_function(wrong), "results next to a midpoint, where float64 with an error of 2^-45 decides wrongly"
+
+
 SEARCHES = [
     ("linear", "reference", pair(9, "cancelling"), dot(lambda x, w: Fast.S(x, w)), "a float32 accumulator in the reference arithmetic"),
     ("linear", "reference", pair(9, "cancelling"), dot(lambda x, w: Reference.S(x[::-1], w[::-1])), "k descending"),
@@ -243,6 +260,7 @@ SEARCHES = [
     ("layernorm", None, norm_row(13), layernorm_with(last=lambda e, g, b, u, r: f32(f32(f32(e - u) * f32(r)) * g) + b), "float32 between the steps"),
     ("layernorm", None, norm_row(13), layernorm_with(last=lambda e, g, b, u, r: f32(((e - u) * r) * g) + b), "float32 before the bias"),
     ("layernorm", None, norm_row(13), layernorm_with(last=lambda e, g, b, u, r: ((e - u) * r) * g), "the bias left out"),
+    ("layernorm", None, norm_row(13, offset=2.0 ** 20), layernorm_with(last=lambda e, g, b, u, r: (e * r - u * r) * g + b), "x*r - u*r in the place of (x-u)*r"),
     ("layernorm", None, fixed(x=[2.0, 2.0, 2.0], w=[1.0, 1.0, 1.0], b=[0.5, 0.25, -0.0], eps=1e-12), lambda v: [math.nan] * 3, "a constant row"),
     ("rmsnorm", "reference", norm_row(13, bias=False), rms_with(Fast.S), "a float32 sum of squares in the reference arithmetic"),
     ("rmsnorm", "fast", norm_row(13, bias=False), rms_with(Reference.S), "a float64 sum of squares in the fast arithmetic"),
@@ -281,6 +299,7 @@ SEARCHES = [
     ("log", None, fixed(x=[2.0 ** -149, 3 * 2.0 ** -140, f32(1 + 2.0 ** -23), f32(1 - 2.0 ** -24), 0.0, -0.0, -1.0, INF]), of_function(lambda x: -INF if x < 2.0 ** -126 else function("log", x)),
      "subnormal arguments, arguments near 1, zeros, negative ones"),
     ("relu", None, fixed(x=[-0.0, 0.0, -1.0, 2.0 ** -149, math.nan, -INF]), of_function(lambda x: max(0.0, x)), "signs of zeros, subnormals, NaN"),
+    *map(hard, HARD),
 ]
 
 

@@ -86,7 +86,7 @@ int main(int argc, char **argv) {
         else CHECK(false, "line %zu: %s", number, err.text);
         json_free(&vector);
     }
-    CHECK(number > 70, "%zu vectors", number);
+    CHECK(number > 80, "%zu vectors", number);
     bytes_free(&text);
     return check_end();
 }
