@@ -94,6 +94,42 @@ def test_javascript_port():
     check(code == 0, "contract.js:", out)
 
 
+# ==== a prefix of a run is the run of the prefix ====
+
+def numbers(path):
+    """{name: (shape, flat)} of a run."""
+    raw = read(path)
+    (length,) = struct.unpack_from("<Q", raw)
+    header = json.loads(raw[8:8 + length])
+    header.pop("__metadata__")
+    return {name: (t["shape"], raw[8 + length + t["data_offsets"][0]:8 + length + t["data_offsets"][1]]) for name, t in header.items() if t["dtype"] == "F32"}
+
+
+def first_rows(shape, raw, rows, keys):
+    """The bytes of the first rows of [N,C]; of [H,T,keys] those of the first rows and keys."""
+    if len(shape) == 2:
+        return raw[:4 * shape[1] * rows]
+    H, T, K = shape
+    return b"".join(raw[4 * (h * T + t) * K:][:4 * min(keys, K)] for h in range(H) for t in range(rows))
+
+
+def test_prefix(folder):
+    for name in ("gpt2", "mend", "t5", "t5_gated"):
+        for arithmetic in ("fast", "reference"):
+            whole = make_conformance.RUNS[name]
+            for part, run_of in (("whole", whole), ("prefix", dict(whole, ids=whole["ids"][:-2]))):
+                program, *rest = make_conformance.command(run_of, PACK)
+                code, _, error = run("./" + program, *rest, "--math", arithmetic, "-o", os.path.join(folder, part))
+                check(code == 0, error)
+            a, b = (numbers(os.path.join(folder, part + ".safetensors")) for part in ("whole", "prefix"))
+            for tap, (shape, raw) in b.items():
+                if "relative_attention_bias" in tap or tap.startswith("hypernet"):
+                    continue
+                rows, keys = shape[-2], shape[-1]
+                same = raw == a[tap][1] if shape == a[tap][0] else first_rows(*a[tap], rows, keys) == first_rows(shape, raw, rows, keys)
+                check(same, "prefix:", name, arithmetic, tap)
+
+
 # ==== the commands ====
 
 def mend(*arguments):
@@ -199,7 +235,7 @@ def test_as_a_port_author(folder):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        for part, test in (("pack", test_rebuilt), ("threads", test_threads), ("commands", test_commands), ("author", test_as_a_port_author)):
+        for part, test in (("pack", test_rebuilt), ("threads", test_threads), ("prefix", test_prefix), ("commands", test_commands), ("author", test_as_a_port_author)):
             os.mkdir(os.path.join(folder, part))
             test(os.path.join(folder, part))
     test_python_port()
