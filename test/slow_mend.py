@@ -169,12 +169,13 @@ def t5_norm(self, x):
 
 
 class Double:
-    """A float32 model computes in float64, each leaf of it only while it is at work: a whole copy would not fit the memory."""
+    """A float32 model computes in float64, each part of it only while it is at work: a whole copy would not fit the memory."""
 
     def __init__(self, model):
         self.hooks = []
         for module in model.modules():
-            if list(module.parameters(recurse=False)):
+            # T5's feed-forward asks for the type of its last matrix before that is at work.
+            if list(module.parameters(recurse=False)) or type(module).__name__.startswith("T5Dense"):
                 self.hooks.append(module.register_forward_pre_hook(lambda m, inputs: (m.double(), None)[1]))
                 self.hooks.append(module.register_forward_hook(lambda m, inputs, output: (m.float(), None)[1]))
 
@@ -195,10 +196,8 @@ def hidden_and_logprobs(model, ids, source):
             h = model.transformer(input_ids=torch.tensor([ids])).last_hidden_state
             hidden, lp, targets = [h], model.lm_head(h)[0, :-1].log_softmax(-1), ids[1:]
         else:
-            e = model.encoder(input_ids=torch.tensor([source])).last_hidden_state
-            d = model.decoder(input_ids=torch.tensor([[0] + ids[:-1]]), encoder_hidden_states=e).last_hidden_state
-            tied = model.config.tie_word_embeddings
-            lp, hidden, targets = model.lm_head(d * model.config.d_model ** -0.5 if tied else d)[0].log_softmax(-1), [e, d], ids
+            out = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[0] + ids[:-1]]), output_hidden_states=True)
+            hidden, lp, targets = [out.encoder_last_hidden_state, out.decoder_hidden_states[-1]], out.logits[0].log_softmax(-1), ids
         return torch.cat([h.flatten() for h in hidden]).double(), [lp[i, t].item() for i, t in enumerate(targets)]
 
 
