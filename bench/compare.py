@@ -1,6 +1,6 @@
 """Side by side on this machine, in one run: our programs against transformers on PyTorch, ONNX Runtime and llmlingua.
 
-usage: python3 bench/compare.py [--threads N] [--rounds N] [kernel] [functions] [encoder] [compress] [tokenizer] [memory]     (default: all)
+usage: python3 bench/compare.py [--threads N] [--rounds N] [kernel] [functions] [encoder] [compress] [tokenizer] [mend] [memory]     (default: all)
 
 Needs the packages of test/requirements.txt, and ../shared/assets for the real tokenizers. The models have real configurations and
 random weights, the same for every program, made under build/bench. Each comparison alternates the programs round by round and takes the
@@ -171,6 +171,10 @@ def tokenizer(args):
     subprocess.run([sys.executable, os.path.join(ROOT, "bench", "tokenizer.py")], check=True)
 
 
+def mend(args):
+    subprocess.run([sys.executable, os.path.join(ROOT, "bench", "mend.py"), "--threads", str(args.threads), "--rounds", str(max(2, args.rounds // 2))])
+
+
 def memory(args):
     """Peak resident memory of one process beside the size of its model file."""
     for name in (MBERT, XLMR):
@@ -190,7 +194,7 @@ def memory(args):
 
 
 def main():
-    parts = [kernel, functions, encoder, compress, tokenizer, memory]
+    parts = [kernel, functions, encoder, compress, tokenizer, mend, memory]
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--rounds", type=int, default=7)
