@@ -97,7 +97,7 @@ PROTECTED = ["x < y && z > 1", "<b>bold</b> <i>", "a </llmlinguas> b", "<llmling
 
 
 def protected_text():
-    for text, result in zip(PROTECTED, answers([{"context": SECOND + tag(p, "compress=False") + SECOND, "rate": 0.3} for p in PROTECTED], "--structured")):
+    for text, result in zip(PROTECTED, answers([{"context": SECOND + tag(p, "compress=False") + SECOND, "rate": 0.3} for p in PROTECTED], "--structured", "--baseline", "head")):
         check(text in result.get("compressed_prompt", ""), "%r is not in %s" % (text, result))
     for text, result in zip(PROTECTED, answers([{"context": tag(p, "rate=1") + tag("", "rate=0.1")} for p in PROTECTED], "--structured")):
         check(result.get("compressed_prompt") == text, "%r alone: %s" % (text, result))
@@ -165,7 +165,7 @@ def write(folder, name, value):
 def documents(folder):
     document = {"key %d" % i: value for i, (value, _) in enumerate(DOCUMENTS)}
     config = {"key %d" % i: entry for i, (_, entry) in enumerate(DOCUMENTS)}
-    paths = ["--structured-json", write(folder, "config", {**config, "unused": {}}), write(folder, "document", document)]
+    paths = ["--baseline", "stopwords", "--structured-json", write(folder, "config", {**config, "unused": {}}), write(folder, "document", document)]
     code, out, err = run(paths)
     made = json.loads(out)
     check(code == 0 and list(made) == list(document), "a document of all kinds: exit %d %s" % (code, err))
