@@ -144,9 +144,10 @@ def greedy(name, double, flat, is_t5, V):
 
 TOKENS = 64
 FULL = {"gpt2": dict(n_embd=768, n_layer=12, n_head=12), "gpt2-large": dict(n_embd=1280, n_layer=36, n_head=20), "gpt2-xl": dict(n_embd=1600, n_layer=48, n_head=25),
-        "t5-base": dict(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12), "t5-large": dict(d_model=1024, d_kv=64, d_ff=4096, num_layers=24, num_heads=16),
+        "t5-small": dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8), "t5-base": dict(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12),
+        "t5-large": dict(d_model=1024, d_kv=64, d_ff=4096, num_layers=24, num_heads=16),
         "t5-large-lm-adapt": dict(d_model=1024, d_kv=64, d_ff=2816, num_layers=24, num_heads=16, feed_forward_proj="gated-gelu", tie_word_embeddings=False)}
-DEFAULT = ("gpt2", "t5-base")
+DEFAULT = ("gpt2", "t5-small")
 MOST_GB = {"gpt2-xl": 8}  # of memory, at its peak
 
 
