@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The same bits from every compiler, optimisation level, processor, byte order and system at hand: builds both programs with each, runs them (under an
-# emulator, or in Node), and compares: the manifests of the conformance pack, test_bits, and a text compressed with the embedded model.
+# emulator, or in Node), and compares: the manifests of the conformance pack, test_bits, a text compressed with the embedded model, and with some of them the weights after 50 training steps.
 # usage: slow_bits.sh [NAME...]      only these builds, beside the first
 # A compiler or emulator that is not installed is a line "skipped: ...". Outputs lie under build/bits/NAME/.
 set -u
@@ -24,7 +24,8 @@ compile() {
         case $c in lingua2* | mend*) ;; *) parts="$parts $dir/${c%.c}.o" ;; esac
     done
     for c in lingua2 mend; do $cc $flags "$dir/$c"*.o $parts -o "$dir/$c" $libraries || return; done
-    $cc $flags test/test_bits.c $parts -o "$dir/test_bits" $libraries
+    $cc $flags test/test_bits.c $parts -o "$dir/test_bits" $libraries || return
+    case $1 in gcc-O0 | clang-O2 | aarch64 | s390x) $cc $flags -DTESTING test/test_training.c "$dir"/mend_*.o $parts -o "$dir/test_training" $libraries ;; esac
 }
 
 # observe NAME EMULATOR: what one build says, in files.
@@ -35,6 +36,7 @@ observe() {
     done <$OUT/runs
     cat "$dir"/*.taps | sha256sum | cut -c1-16 >"$dir/manifests"
     $emulator "$dir/test_bits" || return
+    [ ! -e "$dir/test_training" ] || $emulator "$dir/test_training" || return
     case $1 in wasm) ;; *) $emulator "$dir/lingua2" compress --compat --json --threads 1 $OUT/text >"$dir/compressed" || return ;; esac
 }
 
