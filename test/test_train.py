@@ -79,9 +79,9 @@ def numbers(folder):
     what it does (a few entries of one tensor are a small sample). `fast`: float32 sums of up to 300 terms in a row and a tenfold amplification from
     layer to layer: 2e-5 of the norm."""
     import make_mend_models
-    cases = [c for file in ("mend-train.json.gz", "lm-train.json.gz") for c in json.loads(golden(file))["cases"] if c["kind"] != "steps"]
+    cases = [c for file in ("mend-train.json.gz", "lm-train.json.gz") for c in json.loads(golden(file))["cases"] if c["kind"] != "steps"][::test_mend.STRIDE]
     path = [[os.path.join(folder, "%s%d" % (mode, i)) for i in range(len(cases))] for mode in ("fast", "reference")]
-    plan = [list(zip(cases, path[0]))[::2], list(zip(cases, path[1]))]
+    plan = [list(zip(cases, path[0]))[::5], list(zip(cases, path[1]))]
     answers = ask_all([([question(c, file=p) for c, p in asked], mode) for asked, mode in zip(plan, ("fast", "reference"))])
     for asked, mode, answered in zip(plan, ("fast", "reference"), answers):
         for (case, file), got in zip(asked, answered):
@@ -107,8 +107,9 @@ def steps():
     """Optimizer steps: losses within 1e-5 of PyTorch's in float64, norms within 1e-4 of theirs."""
     cases = [c for file in ("mend-train.json.gz", "lm-train.json.gz") for c in json.loads(golden(file))["cases"] if c["kind"] == "steps"]
     number = lambda v: float(v[0]) if isinstance(v, list) else float(v)
-    for mode, answered in zip(("fast", "reference"), ask_all([([question(c) for c in cases], mode) for mode in ("fast", "reference")])):
-        for case, got in zip(cases, answered):
+    plan = {"fast": cases[::2], "reference": cases[1::2]}
+    for (mode, asked), answered in zip(plan.items(), ask_all([([question(c) for c in asked], mode) for mode, asked in plan.items()])):
+        for case, got in zip(asked, answered):
             what = "%s, steps of %s" % (mode, case.get("mend", case["llm"]))
             if isinstance(got, dict):
                 check(False, "%s: %s" % (what, got))
@@ -183,6 +184,8 @@ def same_bits(folder):
         log = [json.loads(line) for line in made["a"][0].splitlines()]
         check([line["step"] for line in log] == [1, 2, 2, 3, 4, 4] and all(math.isfinite(line["loss"]) for line in log if "loss" in line), "%s: log %s" % (stage, log))
         check(made["a"] == made.get("b", made["a"]), "%s: threads change bits" % stage)
+        if stage in ("new", "pretrain"): # finetune is as they are
+            continue
         stopped = folder.at(stage + "-c")
         killed = stop_after_two(folder, stage, stopped)
         done = folder.train(stage, stopped, "--resume")
