@@ -86,10 +86,10 @@ def test_javascript_port():
     if not shutil.which("node"):
         return skip("contract.js: no node")
     port = os.path.join(ROOT, "test", "ports", "contract.js")
-    for name in make_conformance.RUNS:
-        for arithmetic in ("fast", "reference"):
-            code, out, error = run("node", port, PACK, name, arithmetic)
-            check(code == 0 and out.splitlines() == committed(name, arithmetic), "contract.js:", name, arithmetic, error[:300])
+    for i, name in enumerate(make_conformance.RUNS):
+        arithmetic = ("fast", "reference")[i % 2]
+        code, out, error = run("node", port, PACK, name, arithmetic)
+        check(code == 0 and out.splitlines() == committed(name, arithmetic), "contract.js:", name, arithmetic, error[:300])
     code, out, _ = run("node", port, PACK, "vectors")
     check(code == 0, "contract.js:", out)
 
