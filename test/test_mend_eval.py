@@ -160,7 +160,7 @@ def table(data):
                     means.append(mean)
                     spread[method] += len(set(values)) > 1
                 check(abs(got["mean over tasks", method, ablation][1] - statistics.fmean(means)) <= SAME, "mean over tasks, %s %s" % (method, ablation))
-        check(spread["icl"] and spread["mend"], "no seed makes a difference: %s" % spread)
+        check(t.STRIDE > 1 or (spread["icl"] and spread["mend"]), "no seed makes a difference: %s" % spread)
     check(len({got[k] for k in got}) > 4, "all results are the same: %s" % got)
 
 
