@@ -3,11 +3,20 @@
  * The idea (Pan et al. 2024, arXiv 2403.12968): a small bidirectional encoder looks at a text once and gives each piece of it a probability of being
  * worth keeping. It learned that from a large language model's own extractive compressions. Words are kept or dropped whole; nothing is reworded.
  *
- *   text -> chunks of at most 512 pieces -> encoder -> p(keep) per piece -> p per word -> the words above a percentile -> text
+ *   text -> pieces, words -> chunks of at most 512 pieces -> encoder -> p(keep) per piece -> p per word -> the best words that fit a budget -> text
  *
- * This file, top to bottom: the model (one table of tensors), the encoder (one straight forward pass for BERT and XLM-RoBERTa), chunks through
- * it, main. Its parts: lingua2_compat.c (compression as the Python package llmlingua 0.2.2 does it), lingua2_cli.c (requests and results as
- * JSON, commands); lingua2.h says what they share.
+ * This file, top to bottom: the model (one table of tensors), the encoder (one straight forward pass for BERT and XLM-RoBERTa), chunks through it; then
+ * the faithful mode: the words of a text and which of them must stay, their probabilities, words taken one by one while the text that they make fits the
+ * budget, whole contexts, documents; main. lingua2_compat.c has the other mode, compression as the Python package llmlingua 0.2.2 does it. lingua2.h lists
+ * the other parts and says what they share.
+ *
+ * The faithful mode in full. The output is cut out of the source, byte for byte:
+ *   - Kept words stand in order. Neighbours keep the white space between them. Where words were left out, one blank, line break or blank line stands for the white
+ *     space that was there, whichever is most; none if there was none; none before a closing mark that the source attaches to the word before it.
+ *   - A mark that keeps two kept words from running into one comes with them: of "10-20" never stays "1020".
+ *   - The budget is floor(rate x tokens of the source), for all contexts together, counted on the text that comes out. Words are taken by probability, then
+ *     position, until the next would pass it; at least one is taken. A rate of 1 gives the source back.
+ *   - Forced words (force tokens, digits, kept kinds) are taken first and stay even past the budget.
  *
  * Letters: N rows (pieces of all chunks, one after another, no padding), B chunks, T pieces of a chunk, C hidden size, H heads, D = C/H,
  * F intermediate size, L layers, K = 2 labels, V P Y rows of the word, position and type embeddings.
