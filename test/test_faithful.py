@@ -99,6 +99,7 @@ def options():
     check(kept(text, threshold=1, baseline="head") == "One", "one word stays: %r" % kept(text, threshold=1, baseline="head"))
     check(kept(text, rate=0.3, force_tokens=["\n"]) == "\n\n\n) ten.", "line breaks: %r" % kept(text, rate=0.3, force_tokens=["\n"]))
     check(kept(text, rate=0.3, force_tokens=["\n"], drop_consecutive=True) == "\n) ten.", "repeated: %r" % kept(text, rate=0.3, force_tokens=["\n"], drop_consecutive=True))
+    check(kept("a ?? b ?! c ?", target_token=3, force_tokens=["?"], drop_consecutive=True) == "?! c ?", "repeated marks: %r" % kept("a ?? b ?! c ?", target_token=3, force_tokens=["?"], drop_consecutive=True))
     check(kept("New York is not New Yorker town", rate=0.6, force_tokens=["New", "New York"]) == "New York New Yorker", "longest first, whole words: %r" % kept("New York is not New Yorker town", rate=0.6, force_tokens=["New", "New York"]))
     check(kept("a b2 \u0663c d", rate=0.6, force_reserve_digit=True) == "b2 \u0663c", "digits: %r" % kept("a b2 \u0663c d", rate=0.6, force_reserve_digit=True))
     marked = "Run `a b` then\n```c\nint x;\n  y();\n```\nSee https://a.org/b?c=d or \"the quoted one\" for $5, say, and then quite a few more words of no use"
