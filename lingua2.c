@@ -25,6 +25,7 @@
  */
 #include "lingua2.h"
 #include "compare.h"
+#include "random.h"
 #include "tap.h"
 
 #include <math.h>
@@ -695,10 +696,7 @@ static void baseline_probabilities(Document *d) {
         Word *w = &d->word[i];
         char key[20] = " ";
         const size_t len = w->end - w->start;
-        uint64_t x = seed += 0x9E3779B97F4A7C15u; /* splitmix64 */
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-        x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-        w->p = (float)((x ^ x >> 31) >> 40) / 16777216;
+        w->p = (float)uniform(seed, i);
         if (head) w->p = 1 - (float)i / (float)d->n;
         if (tail) w->p = (float)(i + 1) / (float)d->n;
         if (!stops) continue;
