@@ -5,7 +5,7 @@ usage: python3 test/run.py BUILD_FOLDER [NAME...]     only the tests whose name 
 Each test ends with a line "N passed, N failed, N skipped" and exits 0 if nothing failed; a test that crashes, ends without that line,
 counts nothing at all or runs over its time counts as one failure. The last line here is the sum.
 
-TEST_STRIDE=N in the environment: of the golden cases of test_compress.py, test_mend.py and test_mend_eval.py only every N-th of each kind, where the same code was tested
+TEST_STRIDE=N in the environment: of the cases of test_compress.py, test_default.py, test_faithful.py, test_mend.py and test_mend_eval.py only every N-th, where the same code was tested
 on all of them before and only the compiler or its sanitizers are new.
 """
 import glob
