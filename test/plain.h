@@ -16,11 +16,11 @@
 
 static uint64_t state = 1;
 
-static uint32_t random_bits(void) {
+static uint32_t noise_bits(void) {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(state >> 32);
 }
-static inline size_t below(size_t n) { return random_bits() % n; }
+static inline size_t below(size_t n) { return noise_bits() % n; }
 
 static float from_bits(uint32_t bits) {
     float x;
@@ -35,7 +35,7 @@ static inline uint32_t to_bits(float x) {
 
 /* Wide: 24 random bits, sign, exponent -12..11, so that every addition rounds. One draw a statement: C leaves the order within one open. */
 static inline float random_float(void) {
-    const uint32_t bits = random_bits() & 0x807fffffu;
+    const uint32_t bits = noise_bits() & 0x807fffffu;
     return from_bits(bits | (uint32_t)(115 + below(24)) << 23);
 }
 
@@ -43,7 +43,7 @@ static inline float random_float(void) {
 static inline float random_edge(void) {
     static const uint32_t edge[] = {0,          0x80000000u, 1,          0x80000001u, 0x7fffff,    0x800000,   0x807fffffu, 0x3f800000,
                                     0xbf800000u, 0x3f800001, 0x7f7fffff, 0xff7fffffu, 0x7f800000, 0xff800000u, 0x7fc00000,  0x33800000};
-    return below(3) ? from_bits(edge[below(COUNT(edge))]) : from_bits(random_bits());
+    return below(3) ? from_bits(edge[below(COUNT(edge))]) : from_bits(noise_bits());
 }
 
 static inline float *fill(size_t n, float (*number)(void)) {

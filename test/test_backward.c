@@ -13,7 +13,7 @@
 #include "tensor_backward.h"
 
 /* Around 1 in size, so that central differences are smooth. */
-static float unit(void) { return (float)(int32_t)random_bits() * 0x1p-31f; }
+static float unit(void) { return (float)(int32_t)noise_bits() * 0x1p-31f; }
 
 /* ---- bits ---- */
 

@@ -42,7 +42,7 @@ static const char *const names[] = {"linear", "attention", "layernorm", "rmsnorm
 
 /* From 1/16 to 4: scores whose softmax is more than a single one, and inputs where GELU and TANH bend. */
 static float random_near(void) {
-    const uint32_t bits = random_bits() & 0x807fffffu;
+    const uint32_t bits = noise_bits() & 0x807fffffu;
     return from_bits(bits | (uint32_t)(123 + below(6)) << 23);
 }
 

@@ -11,7 +11,7 @@
 
 static const char PATH[] = "test_optimizer.tmp";
 
-static float unit(void) { return (float)(int32_t)random_bits() * 0x1p-31f; }
+static float unit(void) { return (float)(int32_t)noise_bits() * 0x1p-31f; }
 
 /* A small model file: two matrices, a vector, bytes. */
 static void write_model(void) {

@@ -86,7 +86,7 @@ static void test_fma(void) {
     float *a = mem_new(N, sizeof *a), *b = mem_new(N, sizeof *b), *s = mem_new(N, sizeof *s);
     for (int kind = 0; kind < 6; kind++) {
         for (size_t i = 0; i < N; i++) {
-            const uint32_t sign = random_bits() & 0x80000000u;
+            const uint32_t sign = noise_bits() & 0x80000000u;
             a[i] = i % 8 ? a[i - 1] : kind == 0 ? random_edge() : random_float();
             b[i] = kind == 0 ? random_edge() : random_float();
             if (kind == 0) s[i] = random_edge();
@@ -94,15 +94,15 @@ static void test_fma(void) {
             if (kind == 2) s[i] = -(a[i] * b[i]) * (1 + (float)below(3) * 0x1p-23f); /* cancellation */
             if (kind == 3) { /* a product that is just off the midpoint between s and its neighbour */
                 b[i] = from_bits(0x33800000u | sign) / a[i];
-                s[i] = from_bits(0x3f800000u | (random_bits() & 15));
+                s[i] = from_bits(0x3f800000u | (noise_bits() & 15));
             }
             if (kind == 4) { /* results around the least normal and below */
                 b[i] = from_bits((to_bits(b[i]) & 0x807fffffu) | (uint32_t)(1 + below(30)) << 23) / a[i];
-                s[i] = from_bits((random_bits() & 0x80ffffffu) >> (below(2) ? 0 : 1 + below(20)) | sign);
+                s[i] = from_bits((noise_bits() & 0x80ffffffu) >> (below(2) ? 0 : 1 + below(20)) | sign);
             }
             if (kind == 5) { /* around the largest */
                 b[i] = from_bits((to_bits(b[i]) & 0x807fffffu) | 0x7e800000u) / (a[i] == 0 ? 1 : a[i]);
-                s[i] = from_bits((random_bits() & 0x807fffffu) | 0x7f000000u);
+                s[i] = from_bits((noise_bits() & 0x807fffffu) | 0x7f000000u);
             }
         }
         check_fma(a, b, s, N);
