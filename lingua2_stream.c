@@ -6,13 +6,11 @@
 #include "lingua2.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "posix.h"
 
 enum { BATCH_LINES = 64, BATCH_BYTES = 1 << 16 };
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #if !defined(_WIN32)
+#include <poll.h>
 #include <sys/mman.h>
 #endif
 
@@ -19,6 +20,15 @@
 #define fchmod(file, mode) 0
 #define posix_madvise(at, len, advice) 0
 #define mprotect(at, len, protection) 0 /* what was read into memory can be written */
+#define SA_RESETHAND 0
+struct sigaction {
+    void (*sa_handler)(int);
+    int sa_flags;
+};
+static inline int sigaction(int number, const struct sigaction *now, struct sigaction *before) {
+    (void)before;
+    return signal(number, now->sa_handler) == SIG_ERR ? -1 : 0;
+}
 #endif
 
 #if defined(_WIN32)
@@ -28,6 +38,12 @@
 #define O_NOFOLLOW O_BINARY /* of these two every file that is opened here has one */
 #define O_NONBLOCK O_BINARY
 #define SIGPIPE SIGTERM
+#define POLLIN 1
+struct pollfd {
+    int fd;
+    short events;
+};
+static inline int poll(struct pollfd *asked, unsigned n, int wait) { return (void)asked, (void)n, (void)wait, 0; } /* nothing has come yet, as far as one can tell */
 #define PROT_READ 0
 #define MAP_PRIVATE 0
 #define MAP_FAILED NULL
