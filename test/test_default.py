@@ -33,9 +33,9 @@ check(os.path.getsize(os.path.join(ROOT, "models", "default.safetensors")) <= 40
 for rate in (0.33, 0.5):
     out = subprocess.run([os.path.join(ROOT, "lingua2"), "eval", "--json", "--rate", str(rate)], input="".join(list(held_out())[::3 * STRIDE if STRIDE > 1 else 1]).encode(), stdout=subprocess.PIPE, check=True).stdout
     kept = {r["method"]: r["answers_kept"] for r in json.loads(out)["results"]}
-    for model in ("faithful", "compatible"):
+    for model in ("faithful", "compatible") if STRIDE == 1 else ():
         for rule in ("random", "head", "tail", "stopwords"):
-            check(kept[model] > kept[rule] + MARGIN or STRIDE > 1, "rate %.2f: %s keeps %.3f of the answers, %s %.3f" % (rate, model, kept[model], rule, kept[rule]))
+            check(kept[model] > kept[rule] + MARGIN, "rate %.2f: %s keeps %.3f of the answers, %s %.3f" % (rate, model, kept[model], rule, kept[rule]))
     print("rate %.2f: answers kept: %s" % (rate, ", ".join("%s %.2f" % pair for pair in kept.items())))
 print("%d passed, %d failed, 0 skipped" % (passed, failed))
 sys.exit(1 if failed else 0)
