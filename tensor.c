@@ -321,12 +321,24 @@ void layernorm(float *y, const float *x, const float *g, const float *b, double 
     for (size_t n = 0; n < N; n += GROUP) layernorm_group(y + n * C, x + n * C, g, b, eps, min_size(GROUP, N - n), C);
 }
 
-/* S(x,x) by the arithmetic in use. */
+/* s[r] = S(x_r, x_r) of MATH_FAST for R rows. */
+ISA_BODY void squares_of(int level, const size_t R, double *restrict s, const float *restrict x, size_t C) {
+    float sum[GROUP] = {0};
+    for (size_t c = 0; c < C; c++)
+        for (size_t r = 0; r < R; r++) sum[r] = fma_float(level, x[r * C + c], x[r * C + c], sum[r]);
+    for (size_t r = 0; r < R; r++) s[r] = (double)sum[r];
+}
+ISA_BODY void squares_body(int level, double *s, const float *x, size_t rows, size_t C) {
+    if (rows == GROUP) squares_of(level, GROUP, s, x, C);
+    else
+        for (size_t r = 0; r < rows; r++) squares_of(level, 1, s + r, x + r * C, C);
+}
+ISA_CLONES(squares, (double *s, const float *x, size_t rows, size_t C), s, x, rows, C)
+
 static void rmsnorm_group(float *y, const float *x, const float *g, double eps, size_t rows, size_t C) {
     double s[GROUP] = {0};
     if (math == MATH_REFERENCE) sum_rows(SQUARES, s, s, x, C, rows, C);
-    else
-        for (size_t r = 0; r < rows; r++) s[r] = dot_plain(x + r * C, 1, x + r * C, 1, C);
+    else squares(s, x, rows, C);
     for (size_t r = 0; r < rows; r++) scale_row(y + r * C, x + r * C, g, NULL, 0, 1 / sqrt(s[r] / (double)C + eps), C);
 }
 
