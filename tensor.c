@@ -116,8 +116,8 @@ typedef struct {
     size_t group; /* tiles that pass together */
     size_t strip; /* panels packed together */
     size_t range; /* panels whose sums wait together between blocks */
-    size_t share; /* panels of one job */
-    size_t parts; /* jobs that share these, by rows */
+    size_t groups; /* groups of panels, a job each, */
+    size_t parts;  /* or as many jobs, by rows */
 } Linear;
 
 /* Many rows: one block of a panel of w stays in the first-level cache while all rows pass. Few rows: w is read once, as it
@@ -129,11 +129,10 @@ static void linear_plan(Linear *l, size_t number_size) {
     l->group = GROUP_CACHE / (TILE_ROWS * l->block * number_size);
     l->strip = few ? 1 : divide_up(STRIP_COLS, panel);
     l->range = few ? 4096 / panel : l->strip;
-    const size_t groups = min_size(round_up(divide_up(panels, l->range), T), panels);
-    l->share = divide_up(panels, groups);
-    l->range = min_size(l->range, l->share);
+    l->groups = min_size(round_up(divide_up(panels, l->range), T), panels);
+    l->range = min_size(l->range, divide_up(panels, l->groups));
     l->strip = min_size(l->strip, l->range);
-    l->parts = divide_up(panels, l->share) % T == 0 ? 1 : min_size(T, divide_up(l->N, TILE_ROWS));
+    l->parts = l->groups % T == 0 ? 1 : min_size(T, divide_up(l->N, TILE_ROWS));
 }
 
 /* Ask memory for one of `shares` parts of the rows k < K, columns o < O of w that begin at `at`, while something else is computed. */
@@ -214,8 +213,9 @@ static void exp_lanes(float *st, double *Z, const size_t *keys, size_t Tk) {
 
 void linear(float *y, const float *x, const float *w, const float *b, size_t N, size_t C, size_t O) {
     flops += 2 * (double)N * (double)C * (double)O;
-    for (size_t n = 0; n < N && O > 0; n += PASS_ROWS) {
-        Linear l = {y + n * O, x + n * C, w, b, min_size(PASS_ROWS, N - n), C, O, 0, 0, 0, 0, 0, 0};
+    const size_t rows = N ? round_up(divide_up(N, divide_up(N, PASS_ROWS)), TILE_ROWS) : 1; /* passes of one size: w is packed for each */
+    for (size_t n = 0; n < N && O > 0; n += rows) {
+        Linear l = {y + n * O, x + n * C, w, b, min_size(rows, N - n), C, O, 0, 0, 0, 0, 0, 0};
         linear_plan(&l, math == MATH_FAST ? sizeof(float) : sizeof(double));
         if (math == MATH_FAST) linear_pass_f32(&l);
         else linear_pass_f64(&l);

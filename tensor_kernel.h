@@ -192,7 +192,7 @@ static void TN(linear_job)(const Linear *l, const T *xp, T *scratch, size_t p0, 
 /* One pass over at most PASS_ROWS rows: pack x, then share tiles and panels out over the threads. */
 static void TN(linear_pass)(const Linear *l) {
     const size_t NR = panel_bytes(isa_level) / sizeof(T), panels = divide_up(l->O, NR), tiles = divide_up(l->N, TILE_ROWS);
-    const size_t groups = divide_up(panels, l->share), parts = l->parts, jobs = groups * parts;
+    const size_t parts = l->parts, jobs = l->groups * parts;
     const size_t x_size = round_up(l->N * l->C, 1024);
     const size_t own = round_up(l->block * l->strip * NR + l->range * divide_up(tiles, parts) * TILE_ROWS * NR, 1024);
     T *xp = workspace((x_size + own * (size_t)threads) * sizeof(T));
@@ -204,8 +204,8 @@ static void TN(linear_pass)(const Linear *l) {
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (worth_threads(l->N * l->C * l->O))
     for (size_t job = 0; job < jobs; job++) {
-        const size_t p0 = job / parts * l->share, part = job % parts;
-        TN(linear_job)(l, xp, xp + x_size + own * thread_index(), p0, min_size(p0 + l->share, panels), tiles * part / parts,
+        const size_t g = job / parts, part = job % parts;
+        TN(linear_job)(l, xp, xp + x_size + own * thread_index(), panels * g / l->groups, panels * (g + 1) / l->groups, tiles * part / parts,
                        tiles * (part + 1) / parts);
     }
 }
