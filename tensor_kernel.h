@@ -220,6 +220,26 @@ typedef struct {
     bool packed;
 } TN(Run);
 
+/* to[j,i] = RN32(s_ji * scale [+ bias_ij]) for `rows` keys and `cols` queries, of which `valid` exist; bias: that of the first of both. */
+ISA_BODY void BODY(scale_scores)(int level, float *restrict to, const T *restrict s, double scale, const float *bias, ptrdiff_t ldbias, size_t rows,
+                                 size_t cols, size_t valid) {
+    (void)level;
+    for (size_t j = 0; j < rows; j++) {
+#pragma omp simd
+        for (size_t i = 0; i < cols; i++) to[j * LANES + i] = (float)((double)s[j * cols + i] * scale);
+        if (!bias) continue;
+        if (ldbias == -1) {
+#pragma omp simd
+            for (size_t i = 0; i < valid; i++) to[j * LANES + i] = (float)((double)s[j * cols + i] * scale + (double)*(bias + j - i));
+        } else {
+#pragma omp simd
+            for (size_t i = 0; i < valid; i++) to[j * LANES + i] = (float)((double)s[j * cols + i] * scale + (double)bias[(ptrdiff_t)i * ldbias + (ptrdiff_t)j]);
+        }
+    }
+}
+ISA_CLONES(TN(scale_scores), (float *to, const T *s, double scale, const float *bias, ptrdiff_t ldbias, size_t rows, size_t cols, size_t valid),
+           to, s, scale, bias, ldbias, rows, cols, valid)
+
 /* st[j,i] = RN32(S(q_i, k_j) * scale [+ bias_ij]) for the queries i0.. of one block, the keys of one run, of which the first is key j. st,
  * like the packed queries qp [D, LANES], has a query in each lane, so that the softmax over j runs on all queries at once. */
 static void TN(scores)(float *st, const Attention *h, const TN(Run) *run, size_t j, const T *qp, T *s, size_t i0, size_t lanes) {
@@ -227,18 +247,10 @@ static void TN(scores)(float *st, const Attention *h, const TN(Run) *run, size_t
     for (size_t j0 = 0; j0 < run->n; j0 += TILE_ROWS) {
         const size_t rows = min_size(TILE_ROWS, run->n - j0);
         for (size_t c = 0; c < LANES; c += cols) {
+            const size_t valid = lanes > c ? min_size(cols, lanes - c) : 0;
+            const float *bias = h->bias && valid ? h->bias + (ptrdiff_t)(i0 + c) * h->ldbias + (ptrdiff_t)(j + j0) : NULL;
             TN(multiply)(s, true, run->k + j0 * run->ldk, run->ldk, qp + c, LANES, h->D, rows, cols);
-            for (size_t r = 0; r < rows; r++) {
-                float *to = st + (j + j0 + r) * LANES + c;
-                if (h->bias) {
-                    for (size_t i = 0; i < cols; i++) {
-                        const float *bias = h->bias + (ptrdiff_t)(i0 + min_size(c + i, lanes - 1)) * h->ldbias + (j + j0 + r);
-                        to[i] = (float)((double)s[r * cols + i] * h->scale + (double)*bias);
-                    }
-                } else {
-                    for (size_t i = 0; i < cols; i++) to[i] = (float)((double)s[r * cols + i] * h->scale);
-                }
-            }
+            TN(scale_scores)(st + (j + j0) * LANES + c, s, h->scale, bias, h->ldbias, rows, cols, valid);
         }
     }
 }

@@ -32,8 +32,8 @@ MUTANTS = [
      "a fused multiply-add in software that rounds twice"),
     ("tensor_step.h", "return h->Tk + i + 1 > h->Tq ? min_size(h->Tk + i + 1 - h->Tq, h->Tk) : 0;", "return h->Tk + i + 1 > h->Tq ? min_size(h->Tk + i + 2 - h->Tq, h->Tk) : 0;", "a mask that shows the next piece"),
     # attention
-    ("tensor_kernel.h", "(float)((double)s[r * cols + i] * h->scale + (double)*bias);", "(float)((double)s[r * cols + i] * h->scale);", "the position bias left out in the kernel"),
-    ("tensor_kernel.h", "to[i] = (float)((double)s[r * cols + i] * h->scale);", "to[i] = (float)s[r * cols + i] * (float)h->scale;", "the scale in float32"),
+    ("tensor_kernel.h", "(float)((double)s[j * cols + i] * scale + (double)*(bias + j - i));", "(float)((double)s[j * cols + i] * scale);", "the position bias left out in the kernel"),
+    ("tensor_kernel.h", "to[j * LANES + i] = (float)((double)s[j * cols + i] * scale);", "to[j * LANES + i] = (float)s[j * cols + i] * (float)scale;", "the scale in float32"),
     ("tensor_kernel.h", "(float)((double)e[j * LANES + i] / Z[i]);", "e[j * LANES + i] * (float)(1 / Z[i]);", "a product with the reciprocal of Z"),
     ("tensor.c", "sum[i] += (double)e[j * LANES + i];", "sum[i] = (double)(float)(sum[i] + (double)e[j * LANES + i]);", "Z summed in float32"),
     # LayerNorm, RMSNorm
