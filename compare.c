@@ -117,40 +117,74 @@ static void note_first(Comparison *c, const Tap *a, const Tap *b, size_t i) {
 
 /* ---- two runs ---- */
 
+/* One line of the table, or one JSON object. */
+typedef struct {
+    const Tap *a, *b;
+    const char *words, *verdict; /* words: instead of numbers, for two that cannot be compared number by number */
+    Difference d;
+    bool has_truth;
+} Line;
+
 static void put_head(Comparison *c) {
     bytes_printf(&c->table, "%-58s %-12s %17s %10s %10s %10s", "tap", "shape", "unequal", "ulp", "max |a-b|", "rms rel");
     bytes_printf(&c->table, c->has_truth ? " %10s %10s\n" : "\n", "rms ratio", "max ratio");
 }
 
-/* One of two that cannot be compared number by number. */
-static void add_words(Comparison *c, const Tap *a, const Tap *b, const char *words) {
-    bytes_printf(&c->table, "%s\n", words);
-    c->beyond++;
-    note_first(c, a, b, a->t.count);
+static void put_line(Comparison *c, const Line *l) {
+    const Difference *d = &l->d;
+    Bytes shape = {0};
+    if (!c->table.len) put_head(c);
+    shape_text(&l->a->t, &shape);
+    bytes_printf(&c->table, "%-58s %-12s ", l->a->t.name, shape.at);
+    if (l->words) bytes_text(&c->table, l->words);
+    else bytes_printf(&c->table, "%8zu/%-8zu %10lld %10.3g %10.3g", d->unequal, l->a->t.count, (long long)d->ulp, d->most, d->rms);
+    if (!l->words && l->has_truth) bytes_printf(&c->table, " %10.4g %10.4g", d->truth, d->truth_most);
+    bytes_text(&c->table, "\n");
+    bytes_free(&shape);
+}
+
+static void put_string(Bytes *out, const char *key, const char *text) {
+    bytes_printf(out, "\"%s\": ", key);
+    json_put_string(out, text, strlen(text));
+}
+
+static void put_line_json(Comparison *c, const Line *l) {
+    const Difference *d = &l->d;
+    Bytes *out = &c->table;
+    bytes_text(out, "{"), put_string(out, "tap", l->a->t.name);
+    bytes_text(out, ", \"shape\": [");
+    for (size_t i = 0; i < l->a->t.dims; i++) bytes_printf(out, "%s%zu", i ? ", " : "", l->a->t.shape[i]);
+    bytes_text(out, "], "), put_string(out, "verdict", l->verdict);
+    if (l->words) bytes_text(out, ", "), put_string(out, "words", l->words);
+    else {
+        bytes_printf(out, ", \"unequal\": %zu, \"numbers\": %zu, \"ulp\": %lld, \"max\": ", d->unequal, l->a->t.count, (long long)d->ulp), json_put_double(out, d->most);
+        bytes_text(out, ", \"rms\": "), json_put_double(out, d->rms);
+    }
+    if (!l->words && l->has_truth) {
+        bytes_text(out, ", \"rms_ratio\": "), json_put_double(out, d->truth);
+        bytes_text(out, ", \"max_ratio\": "), json_put_double(out, d->truth_most);
+    }
+    bytes_text(out, "}\n");
 }
 
 static void comparison_add(Comparison *c, const Tap *a, const Tap *b, const Tap *truth) {
-    Bytes shape = {0};
-    if (!c->table.len) put_head(c);
-    shape_text(&a->t, &shape);
-    bytes_printf(&c->table, "%-58s %-12s ", a->t.name, shape.at);
-    shape.len = 0;
-    shape_text(&b->t, &shape);
-    const bool numbers = a->t.data && b->t.data;
-    if (!same_shape(&a->t, &b->t) || (truth && !same_shape(&b->t, &truth->t))) add_words(c, a, b, "the shapes differ");
-    else if (!numbers && strcmp(a->hash, b->hash) == 0 && a->t.dtype == b->t.dtype) c->equal++, bytes_text(&c->table, "equal\n");
-    else if (!numbers) add_words(c, a, b, "the hashes differ");
+    const bool numbers = a->t.data && b->t.data, fits = same_shape(&a->t, &b->t) && (!truth || same_shape(&b->t, &truth->t));
+    Line l = {.a = a, .b = b, .has_truth = c->has_truth && truth};
+    size_t *count = &c->beyond, first = a->t.count;
+    if (!fits) l.words = "the shapes differ";
+    else if (!numbers && strcmp(a->hash, b->hash) == 0 && a->t.dtype == b->t.dtype) l.words = "equal", count = &c->equal;
+    else if (!numbers) l.words = "the hashes differ";
     else {
-        const Difference d = difference(&a->t, &b->t, truth && truth->t.data ? &truth->t : NULL, c->histogram);
-        bytes_printf(&c->table, "%8zu/%-8zu %10lld %10.3g %10.3g", d.unequal, a->t.count, (long long)d.ulp, d.most, d.rms);
-        if (c->has_truth && truth) bytes_printf(&c->table, " %10.4g %10.4g", d.truth, d.truth_most);
-        bytes_text(&c->table, "\n");
-        if (d.unequal) note_first(c, a, b, d.first);
-        if (d.unequal == 0) c->equal++;
-        else if (c->has_truth && truth ? d.truth <= 1 : d.rms <= c->tolerance) c->within++;
-        else c->beyond++;
+        l.d = difference(&a->t, &b->t, truth && truth->t.data ? &truth->t : NULL, c->histogram);
+        first = l.d.first;
+        if (l.d.unequal == 0) count = &c->equal;
+        else if (l.has_truth ? l.d.truth <= 1 : l.d.rms <= c->tolerance) count = &c->within;
     }
-    bytes_free(&shape);
+    ++*count;
+    if (count != &c->equal) note_first(c, a, b, first);
+    l.verdict = count == &c->equal ? "equal" : count == &c->within ? "within" : "beyond";
+    if (c->json) put_line_json(c, &l);
+    else put_line(c, &l);
 }
 
 static void note_lone(Comparison *c, const char *name, bool of_a) {
@@ -159,9 +193,7 @@ static void note_lone(Comparison *c, const char *name, bool of_a) {
     if (!c->lone[0]) snprintf(c->lone, sizeof c->lone, "%s", name);
 }
 
-/* The lines below the table, and the verdict. Errors: what the commands end with. */
-static bool comparison_end(Comparison *c, Error *err) {
-    const size_t taps_compared = c->equal + c->within + c->beyond;
+static void put_end(Comparison *c, size_t taps_compared) {
     if (c->first[0]) bytes_printf(&c->table, "first difference: %s\n", c->first);
     bytes_text(&c->table, "ulps apart:");
     for (size_t i = 0; i < ULP_CLASSES; i++) {
@@ -172,6 +204,24 @@ static bool comparison_end(Comparison *c, Error *err) {
     }
     bytes_printf(&c->table, "\n%zu taps: %zu equal, %zu within tolerance, %zu beyond; %zu in the first run alone, %zu in the second alone%s%s\n", taps_compared, c->equal, c->within,
                  c->beyond, c->only_a, c->only_b, c->lone[0] ? ", first " : "", c->lone);
+}
+
+static void put_end_json(Comparison *c, size_t taps_compared) {
+    Bytes *out = &c->table;
+    bytes_printf(out, "{\"taps\": %zu, \"equal\": %zu, \"within\": %zu, \"beyond\": %zu, \"first_alone\": %zu, \"second_alone\": %zu", taps_compared, c->equal, c->within, c->beyond,
+                 c->only_a, c->only_b);
+    if (c->lone[0]) bytes_text(out, ", "), put_string(out, "alone", c->lone);
+    if (c->first[0]) bytes_text(out, ", "), put_string(out, "difference", c->first);
+    bytes_text(out, ", \"ulps\": [");
+    for (size_t i = 0; i < ULP_CLASSES; i++) bytes_printf(out, "%s%zu", i ? ", " : "", c->histogram[i]);
+    bytes_text(out, "]}\n");
+}
+
+/* The lines below the table, and the verdict. Errors: what the commands end with. */
+static bool comparison_end(Comparison *c, Error *err) {
+    const size_t taps_compared = c->equal + c->within + c->beyond;
+    if (c->json) put_end_json(c, taps_compared);
+    else put_end(c, taps_compared);
     if (!print_out(&c->table, err)) return false;
     if (taps_compared == 0) return fail(err, UNREADABLE, "the two runs have no tap in common");
     if (c->beyond) return fail(err, BEYOND, "%zu of %zu taps are beyond the tolerance; the first difference: %.400s", c->beyond, taps_compared, c->first);
@@ -199,12 +249,13 @@ bool command_compare(Common *c, int argc, char **argv) {
     bool done = false;
     const CliOption own[] = {{"truth", "R", CLI_TEXT, &truth_path, 0, 0, "a run in float64: A is within tolerance if its error is at most B's"},
                              {"tolerance", "X", CLI_NUMBER, &comparison.tolerance, 0, 1, "without it: rms(A-B)/rms(B) at most X (default 1e-5)"}};
-    bytes_printf(&usage, "usage: %s compare [options] A B\nTwo runs tap by tap: *.safetensors, *.taps, or folders of .npy files. Exit code 0: equal, 1: within tolerance, 2: beyond, 3: unreadable.",
+    bytes_printf(&usage, "usage: %s compare [options] A B\nTwo runs tap by tap: *.safetensors, *.taps, or folders of .npy files. Exit code 0: equal, 1: within tolerance, 2: beyond, 3: unreadable.\n" COMPARE_JSON,
                  c->program->about.name);
     bool ok = command_start(c, usage.at, own, 2, argc, argv, &done);
     if (ok && !done && c->file.n != 2) ok = fail(c->err, BAD_USAGE, "compare takes two runs");
     if (ok && !done) {
         comparison.has_truth = truth_path.len > 0;
+        comparison.json = c->json;
         ok = run_open(&a, c->file.at[0].at, c->err) && run_open(&b, c->file.at[1].at, c->err) && (!truth_path.len || run_open(&truth, truth_path.at, c->err));
         if (!ok && c->err->code == BAD_INPUT) c->err->code = UNREADABLE;
         if (ok) compare_runs(&comparison, &a, &b, &truth);
@@ -222,7 +273,7 @@ bool command_compare(Common *c, int argc, char **argv) {
 /* ---- replay ---- */
 
 bool replay_open(Replay *r, const Common *c, const char *path, Error *err) {
-    *r = (Replay){.comparison.tolerance = TOLERANCE};
+    *r = (Replay){.comparison = {.tolerance = TOLERANCE, .json = c->json}};
     if (!run_open(&r->run, path, err)) return err->code = UNREADABLE, false;
     r->seen = mem_new(r->run.n, sizeof *r->seen);
     if (c->math.len || !r->run.arithmetic.len) return true;

@@ -2,6 +2,7 @@
  *
  * Both print one line per tap, then the first difference, a histogram, and a sentence; and both end with
  *   0 equal to the bit   1 within tolerance   2 beyond it   3 a run that cannot be read
+ * Or, with --json, one object per tap and one of the whole (docs/FORMAT.md).
  * Numbers are compared by bits (every NaN is the same); ulps are those of float32, a float64 number rounded to it first.
  */
 #ifndef COMPARE_H
@@ -14,12 +15,16 @@ enum { ULP_CLASSES = 34 };
 
 typedef struct {
     double tolerance; /* rms(a-b)/rms(b) at most; with a truth r: rms(a-r)/rms(b-r) at most 1 */
-    bool has_truth;
+    bool has_truth, json;
     Bytes table;
     size_t equal, within, beyond, only_a, only_b;
     char lone[200], first[500];      /* the first name that one side lacks; where and what the first difference is */
     size_t histogram[ULP_CLASSES];   /* numbers that are 0, 1, 2-3, 4-7, ... ulps apart; the last class: one of two is a NaN */
 } Comparison;
+
+/* What --help of both says. */
+#define COMPARE_JSON                                                                                                                    \
+    "--json: an object per tap, {\"tap\", \"shape\", \"verdict\": equal, within or beyond, \"unequal\" of \"numbers\", \"ulp\", \"max\", \"rms\"}, then one of the whole; docs/FORMAT.md."
 
 /* `lingua2 compare`, `mend compare`. */
 bool command_compare(Common *c, int argc, char **argv);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "random.h"
+#include "tap.h"
 
 /* ==== room ========================================================================================================================= */
 
@@ -120,6 +121,13 @@ static void forward(const Model *m, const LabelledBatch *b, const Dropout *d, co
 
 #define G(w) gradient_of(p, w)
 
+/* dx, the gradient by what layer l reads, by its name. */
+static void tap_input(const Model *m, const Tape *a, size_t N, size_t l) {
+    const size_t C = m->size[LETTER_C];
+    if (l > 0) TAP_GRADIENT(a->dx, N, C, "encoder.layer.%zu.output.LayerNorm", l - 1);
+    else TAP_GRADIENT(a->dx, N, C, "embeddings.LayerNorm");
+}
+
 /* dx [N,C], the gradient by what the layer gives, becomes the gradient by what it reads. */
 static void layer_backward(const Model *m, const Parameters *p, const LabelledBatch *b, const Dropout *d, const Tape *a, size_t l) {
     const size_t N = b->of.N, C = m->size[LETTER_C], F = m->size[LETTER_F];
@@ -127,22 +135,31 @@ static void layer_backward(const Model *m, const Parameters *p, const LabelledBa
     const LayerTape *f = &a->layer[l];
     /* x' = LayerNorm(sum2); sum2 = drop(down(act(up(mid)))) + mid */
     layernorm_backward(a->dx, G(w->ln2_g), G(w->ln2_b), a->dx, f->sum2, w->ln2_g, m->eps, N, C);
+    TAP_GRADIENT(a->dx, N, C, "encoder.layer.%zu.output.residual", l);
     memcpy(a->dy, a->dx, N * C * sizeof *a->dy);
     drop(d, drop_feed_forward(l), a->dy, N * C);
     linear_backward(a->dh, G(w->down_w), G(w->down_b), a->dy, f->act, w->down_w, N, F, C);
+    TAP_GRADIENT(a->dh, N, F, "encoder.layer.%zu.intermediate.act", l);
     activation_backward(m->act, a->dh, a->dh, f->up, N * F);
+    TAP_GRADIENT(a->dh, N, F, "encoder.layer.%zu.intermediate.dense", l);
     linear_backward(a->dy, G(w->up_w), G(w->up_b), a->dh, f->mid, w->up_w, N, C, F);
     residual(a->dy, a->dy, a->dx, N * C);
+    TAP_GRADIENT(a->dy, N, C, "encoder.layer.%zu.attention.output.LayerNorm", l);
     /* mid = LayerNorm(sum1); sum1 = drop(o(ctx)) + x */
     layernorm_backward(a->dy, G(w->ln1_g), G(w->ln1_b), a->dy, f->sum1, w->ln1_g, m->eps, N, C);
+    TAP_GRADIENT(a->dy, N, C, "encoder.layer.%zu.attention.output.residual", l);
     memcpy(a->dq, a->dy, N * C * sizeof *a->dq);
     drop(d, drop_attention(l), a->dq, N * C);
     linear_backward(a->dx, G(w->o_w), G(w->o_b), a->dq, f->ctx, w->o_w, N, C, C);
+    TAP_GRADIENT(a->dx, N, C, "encoder.layer.%zu.attention.self.ctx", l);
     /* ctx = softmax(q k^T / sqrt(D)) v; rows that are no keys have no gradient as such */
     set_heads(m, b, a, f);
     memset(a->dk, 0, N * C * sizeof *a->dk);
     memset(a->dv, 0, N * C * sizeof *a->dv);
     attention_backward(a->back, b->of.B * m->H);
+    TAP_GRADIENT(a->dq, N, C, "encoder.layer.%zu.attention.self.query", l);
+    TAP_GRADIENT(a->dk, N, C, "encoder.layer.%zu.attention.self.key", l);
+    TAP_GRADIENT(a->dv, N, C, "encoder.layer.%zu.attention.self.value", l);
     /* q, k, v = linear(x); x goes into the sum as well */
     const float *weight[] = {w->q_w, w->k_w, w->v_w}, *bias[] = {w->q_b, w->k_b, w->v_b}, *dout[] = {a->dq, a->dk, a->dv};
     for (size_t i = 0; i < 3; i++) {
@@ -150,6 +167,7 @@ static void layer_backward(const Model *m, const Parameters *p, const LabelledBa
         residual(a->dy, a->dy, a->dx, N * C);
     }
     memcpy(a->dx, a->dy, N * C * sizeof *a->dx);
+    tap_input(m, a, N, l);
 }
 
 /* x = drop(LayerNorm(word + type 0 + position)) */
@@ -158,6 +176,7 @@ static void embed_backward(const Model *m, const Parameters *p, const LabelledBa
     uint32_t *row = mem_new(N, sizeof *row);
     drop(d, DROP_EMBEDDINGS, a->dx, N * C);
     layernorm_backward(a->dx, G(m->ln_g), G(m->ln_b), a->dx, a->sum0, m->ln_g, m->eps, N, C);
+    TAP_GRADIENT(a->dx, N, C, "embeddings.sum");
     embedding_backward(G(m->wte), b->of.id, a->dx, N, C, C, 1);
     embedding_backward(G(m->wye), row, a->dx, N, C, C, 1);
     for (size_t n = 0; n < N; n++) row[n] = (uint32_t)b->of.position[n];
@@ -168,9 +187,11 @@ static void embed_backward(const Model *m, const Parameters *p, const LabelledBa
 }
 
 static void backward(const Model *m, const Parameters *p, const LabelledBatch *b, const Dropout *d, const Tape *a) {
-    const size_t N = b->of.N, C = m->size[LETTER_C];
-    linear_backward(a->dx, G(m->head_w), G(m->head_b), a->dlogits, a->read, m->head_w, N, C, m->size[LETTER_K]);
+    const size_t N = b->of.N, C = m->size[LETTER_C], K = m->size[LETTER_K];
+    TAP_GRADIENT(a->dlogits, N, K, "classifier");
+    linear_backward(a->dx, G(m->head_w), G(m->head_b), a->dlogits, a->read, m->head_w, N, C, K);
     drop(d, DROP_CLASSIFIER, a->dx, N * C);
+    tap_input(m, a, N, m->L);
     for (size_t l = m->L; l-- > 0;) layer_backward(m, p, b, d, a, l);
     embed_backward(m, p, b, d, a);
 }
@@ -202,6 +223,7 @@ float encoder_loss(const Model *m, const Parameters *p, const LabelledBatch *b, 
     tape_fit(a, m, b->of.N, b->of.B);
     forward(m, b, d, a);
     const float loss = loss_of(m, b, a);
+    TAP_LOSS((double)loss, "loss");
     if (p) backward(m, p, b, d, a);
     return loss;
 }

@@ -134,6 +134,17 @@ typedef struct {
     float *rows, *wide, *inner, *heads, *bias; /* [N,C], [N,C] or [N,3E], [N,F] twice, [N,E] three times */
 } Scratch;
 
+/* d, the gradient by what layer l reads, by its name. */
+static void tap_input(const Pass *p, float *d, size_t l) {
+    const size_t N = p->b.N, C = p->m->size[LETTER_C];
+    const char *side = p->stack && p->stack->decoder ? "decoder" : "encoder";
+    const int last = p->stack && p->stack->decoder ? 2 : 1;
+    if (!p->stack && l > 0) TAP_GRADIENT(d, N, C, "h.%zu.resid_out", l - 1);
+    else if (!p->stack) TAP_GRADIENT(d, N, C, "embeddings");
+    else if (l > 0) TAP_GRADIENT(d, N, C, "%s.block.%zu.layer.%d.residual", side, l - 1, last);
+    else TAP_GRADIENT(d, N, C, "%s.embed_tokens", side);
+}
+
 /* d [N,C]: in the gradient of layer l's output, out that of its input x. */
 static void gpt2_layer_backward(const Pass *p, const Parameters *g, size_t l, float *d, const Scratch *s) {
     const Model *m = p->m;
@@ -144,16 +155,24 @@ static void gpt2_layer_backward(const Pass *p, const Parameters *g, size_t l, fl
     float *dy = s->rows, *dh = s->inner, *dqkv = s->wide, *dctx = s->heads;
     /* out = mid + down(act(up(ln_2(mid)))) */
     linear_backward(dh, gradient_of(g, w->down_w), gradient_of(g, w->down_b), d, r.act, w->down_w, N, F, C);
+    TAP_GRADIENT(dh, N, F, "h.%zu.mlp.act", l);
     activation_backward(m->act, dh, dh, r.up, N * F);
+    TAP_GRADIENT(dh, N, F, "h.%zu.mlp.c_fc", l);
     linear_backward(dy, gradient_of(g, w->up_w), gradient_of(g, w->up_b), dh, r.ln2, w->up_w, N, C, F);
+    TAP_GRADIENT(dy, N, C, "h.%zu.ln_2", l);
     layernorm_backward(dy, gradient_of(g, w->ln2_g), gradient_of(g, w->ln2_b), dy, r.mid, w->ln2_g, m->eps, N, C);
     residual(d, d, dy, N * C);
+    TAP_GRADIENT(d, N, C, "h.%zu.resid_mid", l);
     /* mid = x + o(attention(qkv(ln_1(x)))) */
     linear_backward(dctx, gradient_of(g, w->o_w), gradient_of(g, w->o_b), d, r.ctx, w->o_w, N, C, C);
+    TAP_GRADIENT(dctx, N, C, "h.%zu.attn.ctx", l);
     heads_backward(p, &heads, dctx, dqkv, dqkv + C, dqkv + 2 * C, 3 * C, NULL);
+    TAP_GRADIENT(dqkv, N, 3 * C, "h.%zu.attn.c_attn", l);
     linear_backward(dy, gradient_of(g, w->qkv_w), gradient_of(g, w->qkv_b), dqkv, r.ln1, w->qkv_w, N, C, 3 * C);
+    TAP_GRADIENT(dy, N, C, "h.%zu.ln_1", l);
     layernorm_backward(dy, gradient_of(g, w->ln1_g), gradient_of(g, w->ln1_b), dy, p->x + l * N * C, w->ln1_g, m->eps, N, C);
     residual(d, d, dy, N * C);
+    tap_input(p, d, l);
 }
 
 /* Positions are looked up like pieces. */
@@ -185,21 +204,30 @@ static void position_bias_backward(const Pass *p, const Parameters *g, const flo
     free(sum);
 }
 
-static void feed_forward_backward(const Pass *p, const Parameters *g, const T5Layer *w, const T5Rows *r, float *d, const Scratch *s) {
+static void feed_forward_backward(const Pass *p, const Parameters *g, size_t l, const T5Rows *r, float *d, const Scratch *s) {
     const Model *m = p->m;
     const size_t N = p->b.N, C = m->size[LETTER_C], F = m->size[LETTER_F];
+    const T5Layer *w = &p->stack->layer[l];
+    const bool decoder = p->stack->decoder;
+    const char *side = decoder ? "decoder" : "encoder";
+    const int last = decoder ? 2 : 1; /* number of the feed-forward layer in its block */
     float *dy = s->rows, *dz = s->wide, *dh = s->inner, *dgate = s->inner + N * F;
     /* out = mid + down(act(up(norm(mid))) [* gate(norm(mid))]) */
     linear_backward(dh, gradient_of(g, w->down), NULL, d, r->act, w->down, N, F, C);
+    TAP_GRADIENT(dh, N, F, "%s.block.%zu.layer.%d.DenseReluDense.act", side, l, last);
     if (w->gate) activation_gated_backward(m->act, dh, dgate, dh, r->up, r->gate, N * F);
     else activation_backward(m->act, dh, dh, r->up, N * F);
+    TAP_GRADIENT(dh, N, F, "%s.block.%zu.layer.%d.DenseReluDense.%s", side, l, last, w->gate ? "wi_0" : "wi");
     linear_backward(dy, gradient_of(g, w->up), NULL, dh, r->ln2, w->up, N, C, F);
     if (w->gate) {
+        TAP_GRADIENT(dgate, N, F, "%s.block.%zu.layer.%d.DenseReluDense.wi_1", side, l, last);
         linear_backward(dz, gradient_of(g, w->gate), NULL, dgate, r->ln2, w->gate, N, C, F);
         residual(dy, dy, dz, N * C);
     }
-    rmsnorm_backward(dy, gradient_of(g, w->ln_g), dy, p->stack->decoder ? r->cross_mid : r->mid, w->ln_g, m->eps, N, C);
+    TAP_GRADIENT(dy, N, C, "%s.block.%zu.layer.%d.layer_norm", side, l, last);
+    rmsnorm_backward(dy, gradient_of(g, w->ln_g), dy, decoder ? r->cross_mid : r->mid, w->ln_g, m->eps, N, C);
     residual(d, d, dy, N * C);
+    TAP_GRADIENT(d, N, C, "%s.block.%zu.layer.%d.residual", side, l, last - 1);
 }
 
 static void cross_backward(const Pass *p, const Parameters *g, size_t l, const T5Rows *r, float *d, const Scratch *s, const Cache *dcross) {
@@ -208,6 +236,7 @@ static void cross_backward(const Pass *p, const Parameters *g, size_t l, const T
     const T5Attention *w = &p->stack->layer[l].cross;
     float *dy = s->rows, *dctx = s->heads, *dq = s->wide;
     linear_backward(dctx, gradient_of(g, w->o), NULL, d, r->cross_ctx, w->o, N, E, C);
+    TAP_GRADIENT(dctx, N, E, "decoder.block.%zu.layer.1.EncDecAttention.ctx", l);
     Attention *head = cross_heads_of(m, &p->b, r->cross_q, r->cross_ctx, p->cross, l);
     AttentionBackward *back = mem_new(H, sizeof *back);
     for (size_t h = 0; h < H; h++) {
@@ -217,9 +246,14 @@ static void cross_backward(const Pass *p, const Parameters *g, size_t l, const T
     }
     attention_backward(back, H);
     free(head), free(back);
+    TAP_GRADIENT(dq, N, E, "decoder.block.%zu.layer.1.EncDecAttention.q", l);
+    TAP_GRADIENT(dcross->k + l * dcross->room * E, dcross->n, E, "decoder.block.%zu.layer.1.EncDecAttention.k", l);
+    TAP_GRADIENT(dcross->v + l * dcross->room * E, dcross->n, E, "decoder.block.%zu.layer.1.EncDecAttention.v", l);
     linear_backward(dy, gradient_of(g, w->q), NULL, dq, r->cross_ln, w->q, N, C, E);
+    TAP_GRADIENT(dy, N, C, "decoder.block.%zu.layer.1.layer_norm", l);
     rmsnorm_backward(dy, gradient_of(g, w->ln_g), dy, r->mid, w->ln_g, m->eps, N, C);
     residual(d, d, dy, N * C);
+    TAP_GRADIENT(d, N, C, "decoder.block.%zu.layer.0.residual", l);
 }
 
 static void self_backward(const Pass *p, const Parameters *g, size_t l, const T5Rows *r, float *d, const Scratch *s) {
@@ -227,23 +261,30 @@ static void self_backward(const Pass *p, const Parameters *g, size_t l, const T5
     const size_t N = p->b.N, C = m->size[LETTER_C], E = m->size[LETTER_E];
     const T5Attention *w = &p->stack->layer[l].self;
     const Heads heads = t5_self(p, r);
+    const char *side = p->stack->decoder ? "decoder" : "encoder";
     float *dy = s->rows, *dctx = s->heads, *dq = s->heads + N * E, *dk = s->heads + 2 * N * E, *dv = s->heads + 3 * N * E;
     linear_backward(dctx, gradient_of(g, w->o), NULL, d, r->ctx, w->o, N, E, C);
+    TAP_GRADIENT(dctx, N, E, "%s.block.%zu.layer.0.SelfAttention.ctx", side, l);
     memset(s->bias, 0, p->b.B * m->H * heads.head_bias * sizeof *s->bias);
     heads_backward(p, &heads, dctx, dq, dk, dv, E, s->bias);
+    TAP_GRADIENT(dq, N, E, "%s.block.%zu.layer.0.SelfAttention.q", side, l);
+    TAP_GRADIENT(dk, N, E, "%s.block.%zu.layer.0.SelfAttention.k", side, l);
+    TAP_GRADIENT(dv, N, E, "%s.block.%zu.layer.0.SelfAttention.v", side, l);
     position_bias_backward(p, g, s->bias);
     linear_backward(dy, gradient_of(g, w->q), NULL, dq, r->ln1, w->q, N, C, E);
     linear_backward(s->wide, gradient_of(g, w->k), NULL, dk, r->ln1, w->k, N, C, E);
     residual(dy, dy, s->wide, N * C);
     linear_backward(s->wide, gradient_of(g, w->v), NULL, dv, r->ln1, w->v, N, C, E);
     residual(dy, dy, s->wide, N * C);
+    TAP_GRADIENT(dy, N, C, "%s.block.%zu.layer.0.layer_norm", side, l);
     rmsnorm_backward(dy, gradient_of(g, w->ln_g), dy, p->x + l * N * C, w->ln_g, m->eps, N, C);
     residual(d, d, dy, N * C);
+    tap_input(p, d, l);
 }
 
 static void t5_layer_backward(const Pass *p, const Parameters *g, size_t l, float *d, const Scratch *s, const Cache *dcross) {
     const T5Rows r = t5_rows(p, l);
-    feed_forward_backward(p, g, &p->stack->layer[l], &r, d, s);
+    feed_forward_backward(p, g, l, &r, d, s);
     if (p->stack->decoder) cross_backward(p, g, l, &r, d, s, dcross);
     self_backward(p, g, l, &r, d, s);
 }
@@ -256,8 +297,10 @@ void pass_backward(const Pass *p, const Parameters *g, float *d, const Cache *dc
     const size_t biases = !p->stack ? 0 : p->b.B * m->H * (p->mask ? N * N : 2 * p->reach);
     float *memory = mem_new(N * (C + (C > 3 * E ? C : 3 * E) + 2 * F + 4 * E) + biases, sizeof *memory), *at = memory;
     const Scratch s = {take(&at, N * C), take(&at, N * (C > 3 * E ? C : 3 * E)), take(&at, 2 * N * F), take(&at, 4 * N * E), take(&at, biases)};
+    TAP_GRADIENT(d, N, C, p->stack ? p->stack->decoder ? "decoder.final_layer_norm" : "encoder.final_layer_norm" : "ln_f");
     if (p->stack) rmsnorm_backward(d, gradient_of(g, p->stack->ln_g), d, p->x + L * N * C, p->stack->ln_g, m->eps, N, C);
     else layernorm_backward(d, gradient_of(g, m->ln_g), gradient_of(g, m->ln_b), d, p->x + L * N * C, m->ln_g, m->eps, N, C);
+    tap_input(p, d, L);
     for (size_t l = L; l-- > 0;) {
         if (!p->kept) layer_forward(p, l);
         if (p->stack) t5_layer_backward(p, g, l, d, &s, dcross);
@@ -321,6 +364,7 @@ void logits_backward(const Model *m, const Parameters *g, float *dx, const float
     float *scaled = m->scale_head ? mem_new(n, C * sizeof *scaled) : NULL;
     for (size_t i = 0; scaled && i < n * C; i++) scaled[i] = (float)((double)x[i] * scale);
     linear_backward(dx, gradient_of(g, m->head), NULL, dl, scaled ? scaled : x, m->head, n, C, V);
+    if (scaled) TAP_GRADIENT(dx, n, C, "decoder.scaled");
     for (size_t i = 0; scaled && i < n * C; i++) dx[i] = (float)((double)dx[i] * scale);
     free(scaled);
 }
@@ -408,7 +452,9 @@ void distillation_backward(Distillation *d, const Parameters *g, float *ds) {
     float *dlast = ds;
     if (m->pool_w) {
         dlast = mem_new(n * U, C * sizeof *dlast);
+        TAP_GRADIENT(ds, n * U, O, "adap_pooler.act");
         activation_backward(CR_TANH, ds, ds, d->pooled, n * U * O);
+        TAP_GRADIENT(ds, n * U, O, "adap_pooler.dense");
         linear_backward(dlast, gradient_of(g, m->pool_w), gradient_of(g, m->pool_b), ds, d->last, m->pool_w, n * U, C, O);
     }
     for (size_t p = 0, from = 0; p < d->passes; from += d->pass[p++].b.B) {
@@ -528,7 +574,10 @@ bool loss_of(const Objective *o, const Model *m, const Parameters *g, const Grad
     }
     out->ce += part.ce, out->kl += part.kl;
     out->loss += part.ce + o->lambda * part.kl;
+    TAP_LOSS(part.ce + o->lambda * part.kl, "loss");
+    if (o->kl) TAP_LOSS(part.ce, "loss.ce"), TAP_LOSS(part.kl, "loss.kl");
     if (ok && dx) {
+        TAP_GRADIENT(dl, R, V, "lm_head");
         logits_backward(m, g, rows, dl, rows, R);
         memset(dx, 0, N * C * sizeof *dx);
         for (size_t b = 0; b < n; b++)

@@ -333,13 +333,34 @@ void record_begin(Recorder *r, const TraceOptions *o, const char *model) {
     taps = &r->taps;
 }
 
+static void record_input(Recorder *r, const char *name, const Tensor *t) {
+    put_bytes(t, &r->inputs);
+    record(r, name, t);
+}
+
 void record_ids(Recorder *r, const char *name, const uint32_t *id, size_t n) {
     int64_t *wide = mem_new(n, sizeof *wide);
     for (size_t i = 0; i < n; i++) wide[i] = id[i];
-    const Tensor t = {.dtype = DTYPE_I64, .dims = 1, .shape = {n}, .count = n, .data = wide};
-    put_bytes(&t, &r->inputs);
-    record(r, name, &t);
+    record_input(r, name, &(Tensor){.dtype = DTYPE_I64, .dims = 1, .shape = {n}, .count = n, .data = wide});
     free(wide);
+}
+
+void record_labels(Recorder *r, const char *name, const int8_t *label, size_t n) {
+    int64_t *wide = mem_new(n, sizeof *wide);
+    for (size_t i = 0; i < n; i++) wide[i] = label[i];
+    record_input(r, name, &(Tensor){.dtype = DTYPE_I64, .dims = 1, .shape = {n}, .count = n, .data = wide});
+    free(wide);
+}
+
+void record_number(Recorder *r, const char *name, double x) { record_input(r, name, &(Tensor){.dtype = DTYPE_F64, .count = 1, .data = &x}); }
+
+void record_backward(Recorder *r) { r->taps.backward = true; }
+
+void record_gradients(const Parameters *p, const Weights *w) {
+    for (size_t i = 0; i < p->n; i++) {
+        const Tensor *t = weights_find(w, p->at[i].name);
+        tap_parameter(p->at[i].g, t->shape, t->dims, t->name);
+    }
 }
 
 static bool write_npy(const char *folder, const Tensor *t, Error *err) {

@@ -1,4 +1,4 @@
-/* trace.h - a run in files: every named result of a forward pass, recorded and read again.
+/* trace.h - a run in files: every named result of a forward pass, and of a backward pass if there is one, recorded and read again.
  *
  *   RUN.safetensors  the inputs and every tap (tap.h), in the order of execution
  *   RUN.taps         the manifest: a line of text per tap with its hash, first values, least, greatest and rms (docs/FORMAT.md)
@@ -6,6 +6,7 @@
 #ifndef TRACE_H
 #define TRACE_H
 
+#include "optimizer.h"
 #include "program.h"
 #include "tap.h"
 #include "weights.h"
@@ -56,8 +57,13 @@ typedef struct {
 } Recorder;
 /* Listen from now on. model: the hash of the model file's contents. */
 void record_begin(Recorder *r, const TraceOptions *o, const char *model);
-/* What the model is given, [n]. */
+/* What the model is given, [n]; what the loss is given. */
 void record_ids(Recorder *r, const char *name, const uint32_t *id, size_t n);
+void record_labels(Recorder *r, const char *name, const int8_t *label, size_t n);
+void record_number(Recorder *r, const char *name, double x);
+/* From now on the backward pass is heard. At its end: the gradients of the parameters, those of w in its order. */
+void record_backward(Recorder *r);
+void record_gradients(const Parameters *p, const Weights *w);
 /* Stop listening and, if all went well so far, write the files. Errors: BAD_SYSTEM; BAD_MODEL if a tap holds a NaN or infinity (the files
  * are written all the same). */
 bool record_end(Recorder *r, bool ok, Error *err);

@@ -6,6 +6,7 @@ usage: python3 test/make_conformance.py [FOLDER]      default: conformance; need
 models/NAME.safetensors     six tiny models in the flat format (docs/FORMAT.md), their weights cut out of SHAKE-256
 runs.json                   what each model is given
 NAME.{fast,reference}.taps  the manifests of those runs
+NAME.backward.*.taps        the same with the loss and its gradients behind it
 vectors.jsonl               one op each, on inputs that show one mistake each (make_vectors.py)
 No width is a multiple of a vector, ids repeat, one id is the padding's, and the T5s are long enough for logarithmic buckets.
 """
@@ -36,12 +37,12 @@ T5_GATED = dict(T5, d_model=12, d_kv=7, num_heads=2, feed_forward_proj="gated-ge
 MEND = dict(GPT2, n_embd=9, n_inner=26)  # 5 virtual rows; the language model is gpt2, so the pooler is 9 wide at one end and 15 at the other
 
 RUNS = {
-    "bert": {"program": "lingua2", "model": "bert", "ids": [2, 17, 60, 5, 5, 33, 0, 41, 28, 9, 3]},
-    "xlmr": {"program": "lingua2", "model": "xlmr", "ids": [0, 44, 12, 1, 52, 7, 12, 30, 1, 2]},
+    "bert": {"program": "lingua2", "model": "bert", "ids": [2, 17, 60, 5, 5, 33, 0, 41, 28, 9, 3], "labels": [-1, 1, 1, 0, 1, 0, 0, 1, 0, 0, -1]},
+    "xlmr": {"program": "lingua2", "model": "xlmr", "ids": [0, 44, 12, 1, 52, 7, 12, 30, 1, 2], "labels": [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]},
     "gpt2": {"program": "mend", "llm": "gpt2", "ids": [66, 3, 3, 18, 40, 0, 25, 51, 9, 62, 18, 7, 31]},
     "t5": {"program": "mend", "llm": "t5", "encoder_ids": [8, 57, 8, 21, 30, 2, 44, 13, 5, 39, 27, 50, 16, 33, 1], "ids": [22, 6, 6, 47, 58, 11, 34, 9, 1]},
     "t5_gated": {"program": "mend", "llm": "t5_gated", "encoder_ids": [29, 4, 51, 18, 4, 36, 45, 7, 23, 55, 12, 40, 1], "ids": [31, 19, 3, 48, 19, 10, 1]},
-    "mend": {"program": "mend", "llm": "gpt2", "mend": "mend", "ids": [12, 44, 5, 30, 61, 2], "demonstration_ids": [7, 19, 33, 60, 2, 2, 41, 58, 14, 26]},
+    "mend": {"program": "mend", "llm": "gpt2", "mend": "mend", "ids": [12, 44, 5, 30, 61, 2], "demonstration_ids": [7, 19, 33, 60, 2, 2, 41, 58, 14, 26], "lambda": 0.5},
 }
 
 
@@ -168,8 +169,8 @@ def write_flat(path, items, config, architecture):
 
 # ==== manifests ====
 
-def command(run, folder):
-    """A program and its arguments for one run."""
+def command(run, folder, backward=False):
+    """A program and its arguments for one run; labels and lambda are for the backward pass."""
     out = [run["program"], "trace"]
     for key, option in (("model", "-m"), ("llm", "-l"), ("mend", "-m")):
         if key in run:
@@ -177,7 +178,21 @@ def command(run, folder):
     for key in ("ids", "encoder_ids", "demonstration_ids"):
         if key in run:
             out += ["--" + key.replace("_", "-"), ",".join(map(str, run[key]))]
+    if backward:
+        out += ["--backward"]
+        if "labels" in run:
+            out += ["--labels=" + ",".join(map(str, run["labels"]))]
+        if "lambda" in run:
+            out += ["--lambda", str(run["lambda"])]
     return out
+
+
+def manifests(folder):
+    """(name of the manifest, program, arguments) of every run, forward alone and with the way back, in both arithmetics."""
+    for name, run in RUNS.items():
+        for backward in (False, True):
+            for arithmetic in ("fast", "reference"):
+                yield (("%s.backward.%s" if backward else "%s.%s") % (name, arithmetic), *command(run, folder, backward), "--math", arithmetic)
 
 
 def make(folder):
@@ -187,15 +202,12 @@ def make(folder):
     with open(os.path.join(folder, "runs.json"), "w") as f:
         f.write("{\n" + ",\n".join("%s: %s" % (json.dumps(name), json.dumps(run)) for name, run in RUNS.items()) + "\n}\n")
     make_vectors.write(os.path.join(folder, "vectors.jsonl"))
-    for name, run in RUNS.items():
-        for arithmetic in ("fast", "reference"):
-            program, *rest = command(run, folder)
-            subprocess.run([os.path.join(ROOT, program), *rest, "--math", arithmetic, "--threads", "1", "--hash-only", "-o", os.path.join(folder, "%s.%s" % (name, arithmetic))], check=True)
+    for name, program, *rest in manifests(folder):
+        subprocess.run([os.path.join(ROOT, program), *rest, "--threads", "1", "--hash-only", "-o", os.path.join(folder, name)], check=True)
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--commands"]:
-    for name, run in RUNS.items():
-        for arithmetic in ("fast", "reference"):
-            print("%s.%s" % (name, arithmetic), *command(run, "conformance"), "--math", arithmetic)
+    for run in manifests("conformance"):
+        print(*run)
 elif __name__ == "__main__":
     make(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "conformance"))

@@ -19,7 +19,7 @@ OUT = os.path.join(ROOT, "build", "mutants")
 FLAGS = "-std=c11 -O0 -ffp-contract=off -fno-fast-math -fno-trapping-math -fno-math-errno -fopenmp-simd -D_XOPEN_SOURCE=700 -w".split()
 CC = os.environ.get("CC", "cc")
 # A header is compiled through the file that includes it.
-THROUGH = {"tensor_kernel.h": "tensor.c", "tensor_step.h": "tensor.c"}
+THROUGH = {"tensor_kernel.h": "tensor.c", "tensor_step.h": "tensor.c", "tensor_backward_kernel.h": "tensor_backward.c"}
 
 # file, what stands there, what the mutant says, which mistake that is
 MUTANTS = [
@@ -71,6 +71,25 @@ MUTANTS = [
     ("mend.c", "activation(CR_TANH, s, s, U * O);", "activation(CR_RELU, s, s, U * O);", "another activation of the pooler"),
     ("mend.c", "linear(s, x + n * C, m->pool_w", "linear(s, x + (n - 1) * C, m->pool_w", "vectors from one row too early"),
     ("mend.c", "m->act = gated ? CR_GELU_NEW : CR_RELU;", "m->act = gated ? CR_GELU : CR_RELU;", "GELU in the place of GELU_NEW"),
+    # gradients of the ops
+    ("tensor_backward.c", "sum[c] += (double)x[n * ldx + c];", "sum[c] = (double)(float)(sum[c] + (double)x[n * ldx + c]);", "a bias' gradient summed in float32"),
+    ("tensor_backward.c", "linear(dx, dy, turned, NULL, N, O, C);", "linear(dx, dy, w, NULL, N, O, C);", "a matrix not transposed"),
+    ("tensor_backward.c", "dx[c] = (float)(((a - A) - h * B) * r);", "dx[c] = (float)((a - A) * r);", "what the variance gives left out"),
+    ("tensor_backward.c", "dot_rows(t + r, row, p + at + r * h->Tk, h->Tk, 1, common, keys);", "", "t without the keys that not all rows of a group attend to"),
+    ("tensor_backward_kernel.h", ".y = b->dk, .ldy = b->lddk, .scale = h->scale,", ".y = b->dk, .ldy = b->lddk, .scale = 1,", "the scale left out of dk"),
+    ("tensor_backward_kernel.h", "scores_gradient(h, ds, p);", "", "the gradient of softmax left out"),
+    ("tensor_backward.c", "times(inner, dy + i, z + i, piece);\n        times(dz + i, value, dy + i, piece);\n        times(dx + i, slope, inner, piece);",
+     "times(dx + i, slope, dy + i, piece);\n        times(dz + i, value, dy + i, piece);\n        times(dx + i, dx + i, z + i, piece);", "another order: (F'(x)*dy)*z"),
+    ("tensor_backward.c", "dl[i * V + target[i]] = (float)(((double)p - 1) / n);", "dl[i * V + target[i]] = (p - 1) / (float)n;", "p - 1 in float32"),
+    # gradients of the models
+    ("lingua2_backward.c", "if (b->padding < m->size[LETTER_V]) memset(G(m->wte)", "if (false) memset(G(m->wte)", "an embedding of padding that learns"),
+    ("lingua2_backward.c", "cross_entropy_backward(logits, logits, target, (double)n, n, K);", "cross_entropy_backward(logits, logits, target, (double)N, n, K);", "a mean over rows without a label too"),
+    ("lingua2_backward.c", "for (size_t i = 0; i < 3; i++) {\n        linear_backward(a->dx", "for (size_t i = 3; i-- > 0;) {\n        linear_backward(a->dx", "value, key, query in the place of query, key, value"),
+    ("mend_backward.c", "for (size_t l = L; l-- > 0;) { /* every layer", "for (size_t l = 0; l < L; l++) { /* every layer", "what the decoder's layers ask of the encoder added from the first"),
+    ("mend_backward.c", "dx[i] = (float)((double)dx[i] * scale);", "dx[i] = dx[i];", "the scale before a tied T5 head left out on the way back"),
+    ("mend_backward.c", "sum[position_bucket(m, d, p->stack->decoder) * H + s % H]", "sum[position_bucket(m, -d, p->stack->decoder) * H + s % H]", "buckets of the other direction on the way back"),
+    ("mend_backward.c", "kl_backward(q, q, p, o->lambda", "kl_backward(q, p, q, o->lambda", "the KL's gradient with the other sign"),
+    ("mend_backward.c", "if (w->gate) {\n        TAP_GRADIENT(dgate", "if (false) {\n        TAP_GRADIENT(dgate", "a gate without a gradient"),
 ]
 # What must not even run: other flags.
 FLAG_MUTANTS = [
@@ -128,20 +147,18 @@ def lines_of(path):
 
 def first_difference(folder, programs):
     """Which tap of which run is not the pack's, or which vector's mistake was seen, or None."""
-    for name, run in make_conformance.RUNS.items():
-        for arithmetic in ("fast", "reference"):
-            program, *rest = make_conformance.command(run, os.path.join(ROOT, "conformance"))
-            if program not in programs:
-                continue
-            out = os.path.join(folder, "run")
-            done = subprocess.run([os.path.join(folder, program), *rest, "--math", arithmetic, "--threads", "1", "--hash-only", "-o", out], stderr=subprocess.PIPE, universal_newlines=True)
-            if not os.path.exists(out + ".taps"):
-                return "refuses to run: " + done.stderr.strip()[:110]
-            ours, theirs = lines_of(out + ".taps"), lines_of(os.path.join(ROOT, "conformance", "%s.%s.taps" % (name, arithmetic)))
-            os.remove(out + ".taps")
-            for a, b in zip(ours, theirs):
-                if a != b:
-                    return "%s.%s: %s" % (name, arithmetic, b.split("\t")[1])
+    for name, program, *rest in make_conformance.manifests(os.path.join(ROOT, "conformance")):
+        if program not in programs:
+            continue
+        out = os.path.join(folder, "run")
+        done = subprocess.run([os.path.join(folder, program), *rest, "--threads", "1", "--hash-only", "-o", out], stderr=subprocess.PIPE, universal_newlines=True)
+        if not os.path.exists(out + ".taps"):
+            return "refuses to run: " + done.stderr.strip()[:110]
+        ours, theirs = lines_of(out + ".taps"), lines_of(os.path.join(ROOT, "conformance", name + ".taps"))
+        os.remove(out + ".taps")
+        for a, b in zip(ours, theirs):
+            if a != b:
+                return "%s: %s" % (name, b.split("\t")[1])
     if "test_vectors" in programs:
         done = subprocess.run([os.path.join(folder, "test_vectors")], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
         for line in done.stdout.splitlines():

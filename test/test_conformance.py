@@ -1,7 +1,7 @@
 """The conformance pack, the ports and the commands trace, compare, replay. Standard library alone; Node's port is skipped where there is no node.
 
-What must hold: `make conformance` gives the committed bytes; our programs, contract.py and contract.js give the committed manifests, in both arithmetics;
-an error put into a run on purpose is found by the commands, in its place.
+What must hold: `make conformance` gives the committed bytes; our programs, contract.py and contract.js give the committed manifests, in both arithmetics
+(the ports those of the forward pass); gradients are those that differences of the loss show; an error put into a run on purpose is found by the commands, in its place.
 """
 import json
 import os
@@ -64,11 +64,18 @@ def test_rebuilt(folder):
 
 
 def test_threads(folder):
-    for name, run_of in make_conformance.RUNS.items():
-        for arithmetic in ("fast", "reference"):
-            out, (program, *rest) = os.path.join(folder, name), make_conformance.command(run_of, PACK)
-            code, _, error = run("./" + program, *rest, "--math", arithmetic, "--threads", "3", "--hash-only", "-o", out)
-            check(code == 0 and read(out + ".taps") == read(PACK, "%s.%s.taps" % (name, arithmetic)), name, arithmetic, "on three threads", error)
+    for name, program, *rest in make_conformance.manifests(PACK):
+        out = os.path.join(folder, name)
+        code, _, error = run("./" + program, *rest, "--threads", "3", "--hash-only", "-o", out)
+        check(code == 0 and read(out + ".taps") == read(PACK, name + ".taps"), name, "on three threads", error)
+    # the embedded model is large enough that threads share out its work
+    made, text = [], os.path.join(folder, "text")
+    with open(text, "wb") as f:
+        f.write(read(ROOT, "demo", "transcript.txt")[:800])
+    for threads in "123":
+        code, _, error = run("./lingua2", "trace", "--backward", "--hash-only", "--threads", threads, "-o", os.path.join(folder, threads), text)
+        made.append(code == 0 and read(folder, threads + ".taps"))
+    check(made[0] and made[0] == made[1] == made[2], "the embedded model's gradients on 1, 2 and 3 threads", error)
 
 
 def test_python_port():
@@ -130,6 +137,85 @@ def test_prefix(folder):
                 check(same, "prefix:", name, arithmetic, tap)
 
 
+# ==== the backward pass ====
+
+def backward(name, folder, *more, change=lambda command: command):
+    """{name: (shape, flat)} of a run in the reference arithmetic."""
+    out, (program, *rest) = os.path.join(folder, "back"), change(make_conformance.command(make_conformance.RUNS[name], PACK, True))
+    code, _, error = run("./" + program, *rest, "--math", "reference", "-o", out, *more)
+    check(code == 0, "backward:", name, error)
+    return numbers(out + ".safetensors")
+
+
+def floats(raw):
+    return struct.unpack("<%df" % (len(raw) // 4), raw)
+
+
+def test_backward_names(folder):
+    """Every gradient has the shape of what it is the gradient of, every parameter has one, and nothing of the forward pass has changed."""
+    for name, run_of in make_conformance.RUNS.items():
+        taps = backward(name, folder)
+        learns = "mend" if "mend" in run_of else run_of["model"] if "model" in run_of else run_of["llm"]
+        scope, parameters = "hypernet." if "mend" in run_of else "", numbers(os.path.join(PACK, "models", learns + ".safetensors"))
+        check([t[5:] for t in taps if t.startswith("grad.")] == [scope + p for p in parameters], "backward:", name, "parameters")
+        check(all(taps["grad." + scope + p][0] == shape for p, (shape, _) in parameters.items()), "backward:", name, "shapes of parameters")
+        check(all(taps[t][0] == taps[t[2:]][0] for t in taps if t.startswith("d.") and t != "d.lm_head"), "backward:", name, "shapes of gradients")
+        if "lm_head" in taps:
+            rows = taps["lm_head" if "lambda" in run_of else "logprob"][0][0]
+            check(taps["d.lm_head"][0] == [rows, taps["lm_head"][0][1]], "backward:", name, "rows of d.lm_head", taps["d.lm_head"][0])
+            nll = [-x for x in floats(taps["logprob"][1])]
+            ce = struct.pack("<f", contract.Sum(nll) / len(nll))
+            check(ce == taps["loss.ce" if "lambda" in run_of else "loss"][1], "backward:", name, "the loss is not the mean of -logprob")
+        for arithmetic in ("fast", "reference"):
+            forward, both = committed(name, arithmetic), committed(name + ".backward", arithmetic)
+            check([line.split("\t")[1:] for line in forward] == [line.split("\t")[1:] for line in both if line.split("\t")[1] not in ("input.labels", "input.lambda")][:len(forward)],
+                  "backward:", name, arithmetic, "the forward pass")
+
+
+STEP = 2.0 ** -8
+
+
+def test_backward_differences(folder):
+    """The greatest element of each parameter's gradient against (loss(w + h) - loss(w - h)) / 2h."""
+    for name, run_of in make_conformance.RUNS.items():
+        taps, key = backward(name, folder), "mend" if "mend" in run_of else "model" if "model" in run_of else "llm"
+        model, moved = (os.path.join(*at) for at in ((PACK, "models", run_of[key] + ".safetensors"), (folder, "moved.safetensors")))
+        for tap in taps:
+            if not tap.startswith("grad."):
+                continue
+            gradient, losses = floats(taps[tap][1]), []
+            i = max(range(len(gradient)), key=lambda at: abs(gradient[at]))
+            for h in (STEP, -STEP):
+                damaged(model, moved, tap[5:].replace("hypernet.", ""), lambda raw: raw[:4 * i] + struct.pack("<f", floats(raw)[i] + h) + raw[4 * i + 4:])
+                loss = backward(name, folder, "--only", "loss", change=lambda command: [moved if part == model else part for part in command])
+                losses.append(floats(loss["loss"][1])[0])
+            slope = (losses[0] - losses[1]) / (2 * STEP)
+            check(abs(slope - gradient[i]) < 0.03 * abs(gradient[i]) + 3e-4, "backward:", name, tap, "is", gradient[i], "the loss says", slope)
+
+
+def test_backward_options(folder):
+    def at(name):
+        return os.path.join(folder, name)
+
+    def lingua2(*arguments):
+        return run(os.path.join(ROOT, "lingua2"), "trace", "-m", os.path.join(PACK, "models", "xlmr.safetensors"), "-o", at("x"), *arguments)
+    ids = ["--ids", ",".join(map(str, make_conformance.RUNS["xlmr"]["ids"]))]
+    check(lingua2(*ids, "--backward", "--math", "fast")[0] == 0 and read(at("x.taps")) == read(PACK, "xlmr.backward.fast.taps"), "the labels by default")
+    for code, arguments in ((2, ["--labels", "0,1"]), (2, ["--backward", "--labels", "0,2"]), (2, ["--backward", "--labels", "0,"]), (2, ["--backward", "--labels="]),
+                            (1, ["--backward", "--labels", "0,1"]), (1, ["--backward", "--labels=" + ",".join(["-1"] * 10)])):
+        check(lingua2(*ids, *arguments)[0] == code, "lingua2 trace", arguments)
+    llm, distiller = (["-" + letter, os.path.join(PACK, "models", name)] for letter, name in (("l", "gpt2.safetensors"), ("m", "mend.safetensors")))
+    for code, arguments in ((2, [*distiller, "--demonstration-ids", "1,2"]), (2, [*llm, "--ids", "1,2", "--lambda", "1"]), (1, [*llm, "--ids", "1"]),
+                            (1, [*llm, *distiller, "--ids", ",".join(["1"] * 25), "--demonstration-ids", ",".join(["2"] * 9), "--lambda", "1"])):
+        check(mend("trace", "--backward", "-o", at("x"), *arguments)[0] == code, "mend trace", arguments)
+    taps = backward("mend", folder, "--only", "grad.*.ln_?.bias", "--npy", at("npy"))
+    check(sorted(os.listdir(at("npy"))) == sorted(t + ".npy" for t in taps) and len(taps) == 5, "trace --backward --only --npy", list(taps))
+    backward("gpt2", folder)
+    code, out, error = mend("replay", *llm, at("back.safetensors"))
+    check(code == EQUAL and "30 equal, 0 within tolerance, 0 beyond; 0 in the first run alone, 48 in the second alone, first loss" in out, "replay of a backward run", code, out[-200:], error)
+    check(mend("compare", at("back.safetensors"), os.path.join(PACK, "gpt2.backward.reference.taps"))[0] == EQUAL, "compare of backward runs")
+
+
 # ==== the commands ====
 
 def mend(*arguments):
@@ -188,6 +274,7 @@ def test_commands(folder):
     check(code == BEYOND and "first difference: h.0.mlp.act[0, 0]" in out, "replay of a wrong op", code, out[-300:])
 
     test_options(at, trace)
+    test_json(at, llm)
     with open(at("short.safetensors"), "wb") as f:
         f.write(read(at("fast.safetensors"))[:-4])
     with open(at("bad.taps"), "w") as f:
@@ -214,6 +301,27 @@ def test_options(at, trace):
     check(code == 3 and "h.1.mlp.c_fc holds a NaN" in error and os.path.exists(at("nan.taps")), "trace of a NaN", code, error)
 
 
+def test_json(at, llm):
+    """An object per tap and one of the whole say what the table says."""
+    def objects(*command):
+        code, out, _ = mend(*command, "--json")
+        *lines, end = map(json.loads, out.splitlines())
+        return code, {line["tap"]: line for line in lines}, end
+    code, taps, end = objects("compare", at("ulp.safetensors"), at("fast.safetensors"))
+    check(code == WITHIN and list(taps) == [line.split("\t")[1] for line in compared_lines(read(at("fast.taps")).decode())], "compare --json: taps", code)
+    one = taps["h.1.mlp.c_fc"]
+    check(one["verdict"] == "within" and (one["unequal"], one["numbers"], one["ulp"]) == (1, 13 * 37, 1) and one["shape"] == [13, 37] and 0 < one["rms"] < one["max"] < 1e-6, "compare --json:", one)
+    check(taps["ln_f"]["verdict"] == "equal" and taps["ln_f"]["max"] == 0, "compare --json:", taps["ln_f"])
+    check((end["taps"], end["equal"], end["within"], end["beyond"], end["first_alone"], end["second_alone"]) == (31, 30, 1, 0, 0, 0) and end["ulps"][1] == 1, "compare --json:", end)
+    check(end["difference"].startswith("h.1.mlp.c_fc[1, 0]: ") and "alone" not in end, "compare --json:", end)
+    _, taps, _ = objects("compare", at("reference.safetensors"), at("fast.safetensors"), "--truth", at("reference.safetensors"))
+    check(taps["ln_f"]["rms_ratio"] == taps["ln_f"]["max_ratio"] == 0, "compare --json --truth:", taps["ln_f"])
+    code, taps, _ = objects("compare", at("fast.taps"), at("reference.taps"))
+    check(code == BEYOND and taps["wte"]["words"] == "equal" and taps["ln_f"]["words"] == "the hashes differ", "compare --json of manifests", code)
+    code, taps, end = objects("replay", "-l", llm, at("wrong.safetensors"))
+    check(code == BEYOND and [tap for tap in taps if taps[tap]["verdict"] == "beyond"] == ["h.0.mlp.act", "h.0.mlp.c_proj"][:end["beyond"]], "replay --json", end)
+
+
 MISTAKE = ("r = 1 / Math.sqrt(v + eps);", "r = 1 / (Math.sqrt(v) + eps);")
 
 
@@ -235,7 +343,8 @@ def test_as_a_port_author(folder):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        for part, test in (("pack", test_rebuilt), ("threads", test_threads), ("prefix", test_prefix), ("commands", test_commands), ("author", test_as_a_port_author)):
+        for part, test in (("pack", test_rebuilt), ("threads", test_threads), ("prefix", test_prefix), ("names", test_backward_names), ("differences", test_backward_differences),
+                           ("options", test_backward_options), ("commands", test_commands), ("author", test_as_a_port_author)):
             os.mkdir(os.path.join(folder, part))
             test(os.path.join(folder, part))
     test_python_port()
