@@ -217,9 +217,10 @@ const char *model_hash(const Model *m) {
 /* ==== one forward pass ============================================================================================================
  * Rows of B sequences one after another. Each sequence may go on from a past that all share: keys and values of rows read earlier. */
 
-static void cache_grow(Cache *c, size_t more) {
+/* Room for more rows; at first for `expected` in all: memory that nothing was written to yet costs nothing, moving what was read does. */
+static void cache_grow(Cache *c, size_t more, size_t expected) {
     if (c->n + more <= c->room) return;
-    const size_t room = c->n + more > 2 * c->room ? c->n + more : 2 * c->room, E = c->E;
+    const size_t twice = 2 * c->room > expected ? 2 * c->room : expected, room = c->n + more > twice ? c->n + more : twice, E = c->E;
     size_t numbers;
     if (!size_mul(c->L * room, E, &numbers)) numbers = SIZE_MAX;
     float **part[] = {&c->k, &c->v};
@@ -331,7 +332,7 @@ void gpt2_forward(const Model *m, const Batch *b, Cache *past, bool keep, const 
     const size_t N = b->N, C = m->size[LETTER_C], F = m->size[LETTER_F];
     float *y = mem_new(N, C * sizeof *y), *qkv = mem_new(N, 3 * C * sizeof *y), *ctx = mem_new(N, C * sizeof *y), *h = mem_new(N, F * sizeof *y);
     const Gpt2Rows rows = {.ln1 = y, .qkv = qkv, .ctx = ctx, .proj = y, .mid = x, .ln2 = y, .up = h, .act = h, .out = x};
-    if (keep) cache_grow(past, N);
+    if (keep) cache_grow(past, N, m->size[LETTER_P]);
     TAP(x, N, C, "wte");
     add_positions(m, b, past->n, x);
     TAP(x, N, C, "embeddings");
@@ -434,7 +435,7 @@ void t5_forward(const Model *m, const T5Stack *stack, const Batch *b, Cache *pas
                          .up = h, .gate = g, .act = h, .out = x};
     const Heads self = mask ? t5_heads(m, stack, b, &rows, masked, 0, 0) : t5_heads(m, stack, b, &rows, bias, reach, past->n);
     TAP(bias, m->H, 2 * reach, "%s.block.0.layer.0.SelfAttention.relative_attention_bias", stack->decoder ? "decoder" : "encoder");
-    if (keep) cache_grow(past, N);
+    if (keep) cache_grow(past, N, 0);
     TAP(x, N, C, "%s.embed_tokens", stack->decoder ? "decoder" : "encoder");
     for (size_t l = 0; l < stack->L; l++) t5_layer(m, stack, b, l, &rows, &self, x, past, keep, cross);
     rmsnorm(x, x, stack->ln_g, m->eps, N, C);                         TAP(x, N, C, "%s.final_layer_norm", stack->decoder ? "decoder" : "encoder");
@@ -445,7 +446,7 @@ void t5_forward(const Model *m, const T5Stack *stack, const Batch *b, Cache *pas
 Cache cross_cache(const Model *m, const float *e, size_t N) {
     const size_t C = m->size[LETTER_C], E = m->size[LETTER_E];
     Cache c = {.E = E, .L = m->decoder.L};
-    cache_grow(&c, N);
+    cache_grow(&c, N, N);
     for (size_t l = 0; l < c.L; l++) {
         linear(c.k + l * c.room * E, e, m->decoder.layer[l].cross.k, NULL, N, C, E);
         TAP(c.k + l * c.room * E, N, E, "decoder.block.%zu.layer.1.EncDecAttention.k", l);
