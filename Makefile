@@ -100,8 +100,12 @@ static:
 conformance: $(PROGRAMS)
 	python3 test/make_conformance.py
 
+# The files under models/ trained anew by the two programs, to the bit (models/README.md says how long it takes); and docs/RESULTS.md with its experiments.
+models results: $(PROGRAMS)
+	$(PYTHON) models/make.py $@
+
 clean:
 	rm -rf $(B) $(PROGRAMS)
 
 .DELETE_ON_ERROR:
-.PHONY: conformance all demo test bench install uninstall static clean
+.PHONY: conformance models results all demo test bench install uninstall static clean
