@@ -88,7 +88,7 @@ def tasks():
 
 def language_model():
     tasks()
-    mend_train("lm", os.path.join(WORK, "start.safetensors"), None, "lm", 1000, 64, ["families", "lists"], threads=os.cpu_count(), k=32, rate=1e-3)
+    mend_train("lm", os.path.join(WORK, "start.safetensors"), None, "lm", 1000, 64, ["families", "lists"], threads=os.cpu_count(), k=36, rate=1e-3)  # the query behind 32 demonstrations stands where the 33rd did
 
 
 def distiller():
