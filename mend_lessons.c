@@ -106,20 +106,28 @@ static bool read_file(Corpus *c, const char *path, Error *err) {
 
 static bool same_task(const Example *a, const Example *b) { return a->task.len == b->task.len && (a->task.len == 0 || memcmp(a->task.at, b->task.at, a->task.len) == 0); }
 
+/* The number of an example's task: of first[], the first example of each task, through a hash table of `slots` (a power of two) task numbers + 1. */
+static size_t task_of(const Examples *e, size_t i, size_t *first, size_t *tasks, size_t *table, size_t slots) {
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (size_t k = 0; k < e->at[i].task.len; k++) hash = (hash ^ (unsigned char)e->at[i].task.at[k]) * 1099511628211u;
+    size_t slot = (size_t)hash & (slots - 1);
+    while (table[slot] && !same_task(&e->at[first[table[slot] - 1]], &e->at[i])) slot = (slot + 1) & (slots - 1);
+    if (!table[slot]) first[(*tasks)++] = i, table[slot] = *tasks;
+    return table[slot] - 1;
+}
+
 /* Put the examples of each task together, tasks and examples in the order of the files. */
 static void sort_tasks(Corpus *c) {
     const size_t n = c->examples.n;
+    size_t slots = 1;
+    while (slots < 2 * n) slots *= 2;
+    size_t *table = mem_new(slots, sizeof *table), *first = mem_new(n, sizeof *first), *task = mem_new(n, sizeof *task), *next = mem_new(n, sizeof *next);
     Example *sorted = mem_new(n, sizeof *sorted);
-    bool *taken = mem_new(n, sizeof *taken);
-    size_t at = 0;
     c->task_start = mem_new(n + 1, sizeof *c->task_start);
-    for (size_t i = 0; i < n; i++) {
-        if (taken[i]) continue;
-        for (size_t j = i; j < n; j++)
-            if (!taken[j] && same_task(&c->examples.at[i], &c->examples.at[j])) taken[j] = true, sorted[at++] = c->examples.at[j];
-        c->task_start[++c->tasks] = at;
-    }
-    free(c->examples.at), free(taken);
+    for (size_t i = 0; i < n; i++) c->task_start[(task[i] = task_of(&c->examples, i, first, &c->tasks, table, slots)) + 1]++;
+    for (size_t t = 0; t < c->tasks; t++) c->task_start[t + 1] += next[t] = c->task_start[t];
+    for (size_t i = 0; i < n; i++) sorted[next[task[i]]++] = c->examples.at[i];
+    free(c->examples.at), free(table), free(first), free(task), free(next);
     c->examples = (Examples){sorted, n, n};
 }
 
