@@ -53,7 +53,7 @@ test: $(PROGRAMS) $(TESTS)
 
 # Side by side with PyTorch, ONNX Runtime and llmlingua; needs the packages of test/requirements.txt in $(PYTHON).
 PYTHON = python3
-$(B)/%: bench/%.c $(wildcard *.c) $(PARTS_OF) $(OBJECTS)
+$(B)/%: bench/%.c bench/warm.h $(wildcard *.c) $(PARTS_OF) $(OBJECTS)
 	$(CC) $(FLAGS) -DTESTING -Wno-unused-function $(LDFLAGS) $< $(PARTS_OF) $(OBJECTS) -o $@ -lm
 
 bench: $(PROGRAMS) $(B)/forward $(B)/decode $(B)/kernel $(B)/functions

@@ -4,19 +4,12 @@
  * For each line on standard input: TOKENS ids are read (by a T5's encoder), then NEW pieces follow, always the most probable one; prints the
  * seconds of both. */
 #include "../mend.c"
-
-#include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "warm.h"
 
 int main(int argc, char **argv) {
     Error err;
     Model m;
-    if (argc != 6 || !tensor_start(strcmp(argv[4], "reference") == 0 ? MATH_REFERENCE : MATH_FAST, atoi(argv[5]), &err) ||
+    if (argc != 6 || !start_as(argv[4], argv[5], &err) ||
         !model_open(&m, argv[1], LANGUAGE_MODEL, &err)) {
         fprintf(stderr, "%s\n", argc == 6 ? err.text : "usage: decode MODEL TOKENS NEW fast|reference THREADS");
         return BAD_USAGE;
@@ -25,8 +18,7 @@ int main(int argc, char **argv) {
     uint32_t *id = mem_new(T, sizeof *id);
     float *l = mem_new(V, sizeof *l);
     for (size_t i = 0; i < T; i++) id[i] = (uint32_t)(((uint64_t)i * 2654435761u) % 30000 + 1000);
-    for (int line; (line = getchar()) != EOF;) {
-        if (line != '\n') continue;
+    while (next_round()) {
         State s = state_new(&m);
         const double start = now();
         float *x = embed(&m, id, T);
@@ -40,7 +32,6 @@ int main(int argc, char **argv) {
         }
         if (!ok) return fprintf(stderr, "%s\n", err.text), err.code;
         printf("%.6f %.6f\n", read - start, now() - read);
-        fflush(stdout);
         state_free(&s);
     }
     free(id), free(l);

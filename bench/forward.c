@@ -4,32 +4,23 @@
  * For each line on standard input: TOKENS ids, spread over the vocabulary by a multiplicative hash, through encoder and classifier once;
  * prints the seconds. */
 #include "../lingua2.c"
-
-#include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "warm.h"
 
 int main(int argc, char **argv) {
     Error err;
     Model m;
-    if (argc != 5 || !tensor_start(strcmp(argv[3], "reference") == 0 ? MATH_REFERENCE : MATH_FAST, atoi(argv[4]), &err) || !model_open(&m, argv[1], &err)) {
+    if (argc != 5 || !start_as(argv[3], argv[4], &err) || !model_open(&m, argv[1], &err)) {
         fprintf(stderr, "%s\n", argc == 5 ? err.text : "usage: forward MODEL TOKENS fast|reference THREADS");
         return BAD_USAGE;
     }
     Chunk c = {.T = (size_t)strtoul(argv[2], NULL, 10)};
     c.id = mem_new(c.T, sizeof *c.id);
     for (size_t i = 0; i < c.T; i++) c.id[i] = (uint32_t)(((uint64_t)i * 2654435761u) % 100000 + 1000);
-    for (int line; (line = getchar()) != EOF;) {
-        if (line != '\n') continue;
+    while (next_round()) {
         const double start = now();
         if (!c.position && !chunk_positions(&m, &c, &err)) return BAD_INPUT;
         if (!classify_chunks(&m, &c, 1, &err)) return err.code;
         printf("%.6f\n", now() - start);
-        fflush(stdout);
     }
     chunk_free(&c);
     model_close(&m);

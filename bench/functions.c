@@ -2,20 +2,13 @@
  *
  * usage: functions */
 #include <math.h>
-#include <stdio.h>
-#include <time.h>
 
 #include "../crmath.h"
 #include "../isa.h"
+#include "warm.h"
 
 enum { N = 1 << 16, RUNS = 40 };
 static float x[N], y[N];
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static float library(CrFunction f, float a) {
     switch (f) {

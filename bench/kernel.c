@@ -5,21 +5,13 @@
  *
  * usage: kernel [THREADS]      (default: one per core)
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
 #include "../isa.h"
 #include "../tensor.h"
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "warm.h"
 
 /* ---- the peak ---- */
 

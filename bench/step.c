@@ -4,20 +4,13 @@
  * For each line on standard input one step on SEQUENCES times TOKENS ids: loss, gradient, AdamW; prints the seconds and the loss. */
 #include "../lingua2.c"
 #include "../lingua2_backward.c"
-
-#include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "warm.h"
 
 int main(int argc, char **argv) {
     Error err;
     Model m;
     Parameters p;
-    if (argc != 6 || !tensor_start(strcmp(argv[4], "reference") == 0 ? MATH_REFERENCE : MATH_FAST, atoi(argv[5]), &err) || !model_open(&m, argv[1], &err) ||
+    if (argc != 6 || !start_as(argv[4], argv[5], &err) || !model_open(&m, argv[1], &err) ||
         !parameters_open(&p, m.weights, &err)) {
         fprintf(stderr, "%s\n", argc == 6 ? err.text : "usage: step MODEL SEQUENCES TOKENS fast|reference THREADS");
         return BAD_USAGE;
@@ -37,13 +30,11 @@ int main(int argc, char **argv) {
     AdamW o = {.recipe = {.rate = 1e-5, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .decay = 0.01, .steps = SIZE_MAX}};
     Tape tape = {0};
     double norm;
-    for (int line; (line = getchar()) != EOF;) {
-        if (line != '\n') continue;
+    while (next_round()) {
         const double begun = now();
         const double loss = (double)encoder_loss(&m, &p, &b, &none, &tape);
         if (!adamw_step(&o, &p, &norm, &err)) return err.code;
         printf("%.6f %.9g\n", now() - begun, loss);
-        fflush(stdout);
     }
     tape_free(&tape);
     parameters_free(&p);

@@ -5,20 +5,13 @@
  * AdamW; prints the seconds and the loss. */
 #include "../mend.c"
 #include "../mend_train.h"
-
-#include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "warm.h"
 
 int main(int argc, char **argv) {
     Error err;
     Model m;
     Parameters p;
-    if (argc != 6 || !tensor_start(strcmp(argv[4], "reference") == 0 ? MATH_REFERENCE : MATH_FAST, atoi(argv[5]), &err) ||
+    if (argc != 6 || !start_as(argv[4], argv[5], &err) ||
         !model_open(&m, argv[1], LANGUAGE_MODEL, &err) || !parameters_open(&p, m.weights, &err)) {
         fprintf(stderr, "%s\n", argc == 6 ? err.text : "usage: train_step MODEL TEXTS PIECES fast|reference THREADS");
         return BAD_USAGE;
@@ -28,14 +21,12 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < B * T; i++) ids_add(&lesson[i / T].y, &(uint32_t){(uint32_t)(((uint64_t)i * 2654435761u) % m.size[LETTER_V])}, 1);
     Trainer t = {.lm = &m, .trained = &p, .objective = {.ce = true, .lambda = 1, .tau = 1}};
     AdamW o = {.recipe = {.rate = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1, .steps = 1000000}};
-    for (int line; (line = getchar()) != EOF;) {
-        if (line != '\n') continue;
+    while (next_round()) {
         Loss loss;
         double norm;
         const double start = now();
         if (!lessons_loss(&t, lesson, B, true, NULL, &loss, &err) || !adamw_step(&o, &p, &norm, &err)) return fprintf(stderr, "%s\n", err.text), err.code;
         printf("%.6f %.9g\n", now() - start, loss.loss);
-        fflush(stdout);
     }
     for (size_t b = 0; b < B; b++) lesson_free(&lesson[b]);
     free(lesson);
