@@ -256,13 +256,14 @@ def recovered(mend, zero, icl):
 
 
 def mend_report(pool):
-    default, out = distiller(), []
+    default, out = pool.submit(distiller), []
     chains = {name: pool.submit(chain, name.replace(" ", "-").replace(",", "").replace("(", "").replace(")", ""), stages, rows) for name, (stages, rows) in VARIANTS.items()}
     zero, icl = Accuracies(evaluate("zero", "zero", KINDS)), Accuracies(evaluate("icl", "icl", KINDS))
     rows = {"nothing before the query": zero, "prompt tuning, 16 vectors per task": Accuracies(prompt_tuning(pool)), "all 16 demonstrations": icl}
     for name, job in chains.items():
         groups = GROUPS if "groups" in name else 1
         rows["MEND, " + name] = Accuracies(evaluate("mend-" + name, "mend", KINDS, distiller_=job.result(), groups=groups))
+    default = default.result()
     rows["MEND, the model of models/"] = Accuracies(evaluate("mend-default", "mend", KINDS, distiller_=default))
     cells = lambda a: [c for kind in KINDS for c in (spread(a.seeds(kind)), "%.0f %%" % (100 * statistics.mean(recovered(a.seeds(kind), zero.seeds(kind), icl.seeds(kind)))))]
     out += ["### Methods and sizes\n", "16 demonstrations of 4 labels; accuracy, chance 0.250: mean and deviation over five seeds of demonstrations and queries, 4 tasks each, 50 queries a task and seed.",
