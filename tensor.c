@@ -98,7 +98,8 @@ enum {
     GROUP_CACHE = 114688,  /* bytes of the tiles, at most, that pass over each panel of a strip in turn: they stay in the second-level cache */
     STRIP_COLS = 192,      /* columns packed together, whole cache lines of w */
     AHEAD = 64,            /* columns ahead of use that few rows ask memory for */
-    LANES = 32             /* queries of one attention block */
+    LANES = 32,            /* queries of one attention block */
+    ONE_KEYS = 12          /* keys side by side where there is one query */
 };
 
 /* Bytes of a panel's row: what the registers of this level hold beside 6 rows of sums. */
@@ -189,6 +190,8 @@ static void exp_lanes(float *st, double *Z, const size_t *keys, size_t Tk) {
     cr_map(CR_EXP, st, st, Tk * LANES);
     sum_lanes(Z, st, Tk);
 }
+
+static void softmax_group(float *y, const float *x, size_t rows, size_t T);
 
 #define T float
 #define TN(name) name##_f32

@@ -112,6 +112,13 @@ ISA_CLONES(TN(multiply), (T *s, bool first, const T *x, size_t ldx, const T *w, 
 ISA_CLONES(TN(multiply_lanes), (T *s, bool first, const T *x, size_t ldx, const T *w, size_t ldw, size_t K, size_t rows, size_t cols),
            s, first, x, ldx, w, ldw, K, rows, cols)
 
+/* One row over `panels` full panels of w as it lies, side by side: K streams through memory, which processors foresee better than we ask for them. */
+ISA_BODY void BODY(multiply_row)(int level, T *s, bool first, const T *x, const T *w, size_t ldw, size_t K, size_t panels) {
+    const size_t NR = panel_bytes(level) / sizeof(T);
+    for (size_t p = 0; p < panels; p++) TN(tile)(level, 1, NR, false, s + p * NR, first, x, 0, w + p * NR, ldw, K);
+}
+ISA_CLONES(TN(multiply_row), (T *s, bool first, const T *x, const T *w, size_t ldw, size_t K, size_t panels), s, first, x, w, ldw, K, panels)
+
 /* ---- linear ---- */
 
 /* y = RN32(s + b) for one finished tile [rows, cols], of which `valid` columns exist. */
@@ -146,10 +153,20 @@ static void TN(linear_tile)(const Linear *l, const TN(Block) *b, const T *xp, co
     if (b->k0 + b->K == l->C) TN(finish)(l->y + n * l->O + j, l->O, s, l->b ? l->b + j : NULL, rows, cols, valid);
 }
 
+/* One row, full panels of the kernel's own numbers; returns how many those are. */
+static size_t TN(linear_row)(const Linear *l, const TN(Block) *b, const T *xp, T *sums) {
+    const size_t NR = panel_bytes(isa_level) / sizeof(T), j = b->p0 * NR;
+    if (sizeof(T) != sizeof(float) || l->N != 1) return 0;
+    const size_t panels = min_size(b->p1, l->O / NR) - b->p0;
+    TN(multiply_row)(sums, b->k0 == 0, xp + b->k0, (const T *)(const void *)(l->w + b->k0 * l->O + j), l->O, b->K, panels);
+    if (b->k0 + b->K == l->C) TN(finish)(l->y + j, l->O, sums, l->b ? l->b + j : NULL, 1, panels * NR, panels * NR);
+    return panels;
+}
+
 /* Few rows: full panels of the kernel's own numbers are read where they lie, what comes soon is asked for. */
 static void TN(linear_few)(const Linear *l, const TN(Block) *b, const T *xp, T *wp, T *sums) {
     const size_t NR = panel_bytes(isa_level) / sizeof(T), O = l->O;
-    for (size_t p = b->p0; p < b->p1; p++) {
+    for (size_t p = b->p0 + TN(linear_row)(l, b, xp, sums); p < b->p1; p++) {
         const size_t at = b->k0 * O + p * NR, valid = min_size(NR, O - p * NR);
         const bool lies = sizeof(T) == sizeof(float) && valid == NR;
         if (lies) prefetch_share(l->w, l->C * O, at + AHEAD, O, b->K, NR, 0, 1);
@@ -310,8 +327,64 @@ static bool TN(runs_as_they_lie)(TN(Run) run[2], const Attention *h, size_t NR) 
     return true;
 }
 
+/* One query alone: lanes would stand empty, so its keys take their place, ONE_KEYS chains side by side. s[j] as in scores(), for the n keys of one run. */
+ISA_BODY void TN(dots)(int level, const size_t keys, T *restrict sum, const float *restrict q, const float *restrict k, size_t ldk, size_t D) {
+    T chain[ONE_KEYS] = {0};
+    for (size_t d = 0; d < D; d++)
+        for (size_t j = 0; j < keys; j++) chain[j] = MAC(level, (T)q[d], (T)k[j * ldk + d], chain[j]);
+    for (size_t j = 0; j < keys; j++) sum[j] = chain[j];
+}
+ISA_BODY void BODY(scores_one)(int level, float *restrict s, const float *q, const float *k, size_t ldk, size_t n, size_t D, double scale, const float *bias) {
+    for (size_t j = 0; j < n; j += ONE_KEYS) {
+        const size_t keys = min_size(ONE_KEYS, n - j);
+        T sum[ONE_KEYS];
+        if (keys == ONE_KEYS) TN(dots)(level, ONE_KEYS, sum, q, k + j * ldk, ldk, D);
+        else TN(dots)(level, keys, sum, q, k + j * ldk, ldk, D);
+        for (size_t i = 0; i < keys; i++) s[j + i] = (float)(bias ? (double)sum[i] * scale + (double)bias[j + i] : (double)sum[i] * scale);
+    }
+}
+ISA_CLONES(TN(scores_one), (float *s, const float *q, const float *k, size_t ldk, size_t n, size_t D, double scale, const float *bias),
+           s, q, k, ldk, n, D, scale, bias)
+
+/* sum[d] goes on as S(p, v) over the n keys of one run, for the D columns of v: NR at once, whose sums stay in registers. */
+ISA_BODY void TN(blend)(int level, const size_t cols, T *restrict sum, const float *restrict p, const float *restrict v, size_t ldv, size_t n) {
+    T chain[PANEL_BYTES_MAX / sizeof(T)];
+    for (size_t d = 0; d < cols; d++) chain[d] = sum[d];
+    for (size_t j = 0; j < n; j++) {
+        const T a = (T)p[j];
+#pragma omp simd
+        for (size_t d = 0; d < cols; d++) chain[d] = MAC(level, a, (T)v[j * ldv + d], chain[d]);
+    }
+    for (size_t d = 0; d < cols; d++) sum[d] = chain[d];
+}
+ISA_BODY void BODY(context_one)(int level, T *sum, const float *p, const float *v, size_t ldv, size_t n, size_t D) {
+    const size_t NR = panel_bytes(level) / sizeof(T);
+    size_t d = 0;
+    for (; d + NR <= D; d += NR) TN(blend)(level, NR, sum + d, p, v + d, ldv, n);
+    if (d < D) TN(blend)(level, D - d, sum + d, p, v + d, ldv, n);
+}
+ISA_CLONES(TN(context_one), (T *sum, const float *p, const float *v, size_t ldv, size_t n, size_t D), sum, p, v, ldv, n, D)
+
+/* A head of one query. */
+static void TN(attention_one)(const Attention *h, T *scratch) {
+    const size_t keys = keys_of(h, 0), past = min_size(h->Tp, keys);
+    T *sum = scratch;
+    float *s = (float *)(void *)(sum + h->D);
+    if (past) TN(scores_one)(s, h->q, h->past_k, h->ldp, past, h->D, h->scale, h->bias);
+    TN(scores_one)(s + past, h->q, h->k, h->ldk, keys - past, h->D, h->scale, h->bias ? h->bias + past : NULL);
+    if (keys) softmax_group(s, s, 1, keys);
+    for (size_t d = 0; d < h->D; d++) sum[d] = 0;
+    if (past) TN(context_one)(sum, s, h->past_v, h->ldp, past, h->D);
+    TN(context_one)(sum, s + past, h->v, h->ldv, keys - past, h->D);
+    for (size_t d = 0; d < h->D; d++) h->ctx[d] = (float)sum[d];
+}
+
 /* Queries [i0,i1) of one head. scratch: as many numbers as attention() counts. */
 static void TN(attention_job)(const Attention *h, T *scratch, size_t i0, size_t i1) {
+    if (h->Tq == 1) {
+        TN(attention_one)(h, scratch);
+        return;
+    }
     const size_t NR = panel_bytes(isa_level) / sizeof(T), D = h->D;
     T *kp = scratch, *vp = kp + h->Tk * D, *qp = vp + h->Tk * round_up(D, NR), *s = qp + D * LANES;
     T *pt = s + TILE_ROWS * NR;

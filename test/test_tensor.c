@@ -41,6 +41,7 @@ static void test_linear(Math m) {
     check_linear(m, 67, 65, 129, random_float);
     check_linear(m, 67, 1025, 2, random_float);
     check_linear(m, 3, 40, 4500, random_float);  /* few rows: more than one range of columns */
+    check_linear(m, 1, 40, 4500, random_float);  /* one row: the same */
     check_linear(m, 771, 5, 19, random_float);   /* more than one pass */
     for (int i = 0; i < 4; i++) check_linear(m, 25, 600, 330, random_float); /* blocks of k, strips of panels, threads */
     check_linear(m, 0, 3, 3, random_float);
@@ -154,7 +155,8 @@ static void check_attention(Math m, Shape t, float (*number)(void)) {
 static void test_attention(Math m) {
     static const Shape fixed[] = {{1, 1, 1, 1, 0, 0, 0},   {1, 1, 64, 12, 0, 1, 0}, {33, 33, 64, 2, 0, 0, 0}, {70, 70, 32, 3, 5, 1, 0},
                                   {5, 40, 16, 2, 0, 1, 0}, {40, 5, 8, 2, 0, 1, 0},  {64, 131, 65, 1, 1, 0, 1}, {97, 97, 20, 2, 3, 1, 1},
-                                  {1, 200, 64, 4, 0, 1, 0}, {0, 5, 4, 2, 0, 0, 0},   {3, 0, 4, 1, 0, 0, 0}};
+                                  {1, 200, 64, 4, 0, 1, 0}, {0, 5, 4, 2, 0, 0, 0},   {3, 0, 4, 1, 0, 0, 0},  {1, 0, 4, 2, 0, 0, 0},
+                                  {1, 90, 69, 2, 3, 0, 1},  {1, 47, 128, 2, 0, 1, 1}, {1, 13, 3, 9, 2, 1, 1}};
     for (size_t i = 0; i < COUNT(fixed); i++) check_attention(m, fixed[i], random_float);
     for (int i = 0; i < 25; i++) {
         const Shape t = {1 + below(50), 1 + below(80), 1 + below(70), 1 + below(4), below(4), below(2), below(2)};
