@@ -9,7 +9,6 @@ minimum of each, so that a busy moment hurts all alike. What is printed is secon
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time

@@ -180,8 +180,7 @@ def word_probabilities(model, tokenizer, example):
     for ids, _ in windows(tokenizer, example):
         with torch.no_grad():
             p += model(input_ids=torch.tensor([ids])).logits.softmax(-1)[0, 1:-1, 1].tolist()
-    total, count = [0.0] * len(text), [0] * len(text)
-    words, result = [(m.start(), m.end()) for m in WORD.finditer(text)], []
+    words = [(m.start(), m.end()) for m in WORD.finditer(text)]
     owner = [-1] * len(text)
     for i, (s, e) in enumerate(words):
         owner[s:e] = [i] * (e - s)

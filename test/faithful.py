@@ -2,7 +2,6 @@
 works out what must come out of the words, probabilities and verdicts that it reports. Used by test_faithful.py (a few hundred texts) and slow_faithful.py."""
 import json
 import os
-import random
 import subprocess
 import unicodedata
 

@@ -14,7 +14,6 @@ every word with its probability, chunk by chunk, as the package had them.
 import gzip
 import hashlib
 import json
-import math
 import os
 import random
 import shutil

@@ -2,7 +2,7 @@
 
 usage: python3 test/make_crmath_constants.py      prints each table as C hex floats with its largest relative error, before rounding of the evaluation
 """
-from mpmath import mp, mpf, cos, pi, exp, log, tanh, sqrt, erfc, diff, findroot, taylor, matrix, lu_solve
+from mpmath import mp, mpf, cos, pi, exp, log, tanh, sqrt, erfc, diff, findroot, matrix, lu_solve
 
 mp.dps = 60
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish
+
 import numpy
 import safetensors
 import safetensors.numpy
@@ -15,14 +17,6 @@ import transformers
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NEW = 100
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def bits(array):
@@ -123,8 +117,7 @@ def main():
                         save(kind, model, directory)
                         vocabulary(directory)
                         compare("%s %s %s %s" % (make.__name__, sizes, dtype, kind), directory, state, prefix, pieces)
-    print("%d passed, %d failed, 0 skipped" % (passed, failed))
-    return 1 if failed else 0
+    return finish()
 
 
 sys.exit(main())

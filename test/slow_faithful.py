@@ -10,25 +10,13 @@ import sys
 import tempfile
 import time
 
+from checks import check, finish, skip
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import faithful
 from faithful import ROOT, ask
 
 PROGRAM = os.path.join(ROOT, "lingua2")
-passed = failed = skipped = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 20:
-        print("failed: " + message[:600])
-
-
-def skip(message):
-    global skipped
-    skipped += 1
-    print("skipped: " + message)
 
 
 def distill():
@@ -139,5 +127,4 @@ if __name__ == "__main__":
         answers_kept()
         warm()
         memory(6000)
-    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-    sys.exit(1 if failed else 0)
+    sys.exit(finish())

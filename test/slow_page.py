@@ -10,6 +10,8 @@ import sys
 import tempfile
 import urllib.request
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "lingua2")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-extensions "
@@ -18,14 +20,6 @@ RATES = [100, 1, 50, 33, 67, 10, 90, 58, 99, 2]
 HOSTILE = ("</script><script>document.title='out'</script><img src=x onerror=\"document.title='out'\"> &lt;b&gt; \u202ereversed\u202c \x00 \x1b[31m \x07 <!-- x --> ]]> "
            "</article></body> `${document.title='out'}` \u65e5\u672c\u8a9e \u0627\u0644\u0639\u0631\u0628\u064a\u0629 \U0001f642")
 KEPT = "return [...document.querySelectorAll('article span')].map(w=>getComputedStyle(w).color==getComputedStyle(document.body).color)"
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 class Browser:
@@ -114,8 +108,8 @@ def without_script(browser, page, wanted):
 
 
 if not (shutil.which("chromium") and shutil.which("chromedriver")):
-    print("skipped: chromium or chromedriver is not installed\n0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+    skip("chromium or chromedriver is not installed")
+    sys.exit(finish())
 texts = [json.loads(line)["origin"] for path in sorted(glob.glob(os.path.join(ROOT, "data", "distill", "*.jsonl")))[:4] for line in open(path, encoding="utf-8").readlines()[:1]]
 cases = {"meetings": (texts, []), "hostile": ([HOSTILE, "", HOSTILE], ["--count", "words", "--force-token", HOSTILE[:33], "--force-token", HOSTILE[42:90]]), "forced": ([texts[0]], ["--force-token", "\\n", "--drop-consecutive", "--keep", "numbers"]),
          "long": (["9a" * 700 + " end. " + "\u65e5\u672c\u8a9e" * 60], [])}
@@ -128,5 +122,4 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         without_script(browser, page, wanted)
     finally:
         browser.close()
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

@@ -9,22 +9,10 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYSPARK = "pyspark==4.3.0"  # wants Java 17 or later
-passed = failed = skipped = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
-
-
-def skip(why):
-    global skipped
-    skipped += 1
-    print("skipped: " + why)
 
 
 def blocks():
@@ -107,5 +95,4 @@ with tempfile.TemporaryDirectory() as folder:
             run(language, code, folder)
             parts = [line for path in sorted(glob.glob(folder + "/results.spark/part-*")) for line in lines(path)]
             check(len(glob.glob(folder + "/results.spark/part-*")) >= 2 and parts == lines(folder + "/results.jsonl"), "Spark: other results than one process's")
-print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

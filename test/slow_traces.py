@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "test"))
 LIMITS = {"reference": (1.0, 1.0), "fast": (3.0, 6.0)}  # forward, backward
@@ -137,23 +139,18 @@ def main():
         import torch
         import transformers
     except ImportError as why:
-        print("skipped: %s\n0 passed, 0 failed, 1 skipped" % why)
-        return 0
+        skip(str(why))
+        return finish()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     whole, names = "--all" in sys.argv, [a for a in sys.argv[1:] if a != "--all"]
-    passed = failed = 0
     print("%-6s %-10s %-8s %5s %9s %9s   %s" % ("model", "arithmetic", "part", "taps", "median", "greatest", "where"))
     for name in names or ("bert", "xlmr", "gpt2", "t5", "mend"):
         for arithmetic, lines in measure(torch, transformers, name, whole).items():
             show(name, arithmetic, lines)
             for line in lines:
-                good = is_good(line, arithmetic)
-                passed, failed = passed + good, failed + (not good)
-                if not good:
-                    print("failed: %s, --math %s: %s: %.3f times PyTorch's error" % (name, arithmetic, line["tap"], ratio(line)))
-    print("%d passed, %d failed, 0 skipped" % (passed, failed))
-    return 1 if failed or not passed else 0
+                check(is_good(line, arithmetic), "%s, --math %s: %s: %.3f times PyTorch's error" % (name, arithmetic, line["tap"], ratio(line)))
+    return finish()
 
 
 if __name__ == "__main__":

@@ -6,16 +6,10 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM, DEFAULT = os.path.join(ROOT, "lingua2"), os.path.join(ROOT, "models", "default.safetensors")
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def run(arguments, stdin=b"", stdout=subprocess.PIPE):
@@ -133,5 +127,4 @@ usage()
 bad_input()
 lines()
 bad_models()
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

@@ -8,19 +8,13 @@ import os
 import subprocess
 import sys
 
+from checks import check, finish, skip
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from make_models import flat_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STRIDE = int(os.environ.get("TEST_STRIDE", "1"))  # every so many of the cases are taken (test/run.py)
 WAYS = (["--threads", "1"], ["--threads", "2", "--math", "reference"])
-passed = failed = skipped = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 12:
-        print("failed: " + message)
 
 
 def request(case, texts, number):
@@ -73,7 +67,5 @@ def main():
 if os.path.isdir(os.path.join(ROOT, "..", "shared", "assets")):
     main()
 else:
-    skipped += 1
-    print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
-print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-sys.exit(1 if failed else 0)
+    skip("no ../shared/assets, so no real tokenizers to make the models with")
+sys.exit(finish())

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [os.path.join(ROOT, "test"), os.path.join(ROOT, "test", "ports")]
 import contract  # noqa: E402
@@ -18,20 +20,6 @@ import make_conformance  # noqa: E402
 
 PACK = os.path.join(ROOT, "conformance")
 EQUAL, WITHIN, BEYOND, UNREADABLE = range(4)
-passed = failed = skipped = 0
-
-
-def check(good, *what):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    if not good:
-        print("failed:", *what)
-
-
-def skip(*why):
-    global skipped
-    skipped += 1
-    print("skipped:", *why)
 
 
 def compared_lines(text):
@@ -349,8 +337,7 @@ def main():
             test(os.path.join(folder, part))
     test_python_port()
     test_javascript_port()
-    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-    return 1 if failed else 0
+    return finish()
 
 
 if __name__ == "__main__":

@@ -8,18 +8,12 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from distill_words import ROOT, compressions, pairs, words
 
 PROGRAM = os.path.join(ROOT, "lingua2")
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 20:
-        print("failed: " + message[:600])
 
 
 def run(arguments, stdin=""):
@@ -216,5 +210,4 @@ lemmas()
 chunks()
 collect()
 bad_lines()
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

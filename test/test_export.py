@@ -19,6 +19,9 @@ import threading
 import traceback
 import zipfile
 
+import checks
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import export
@@ -26,14 +29,6 @@ import export
 EXPORT, PROGRAM = os.path.join(ROOT, "export.py"), os.path.join(ROOT, "lingua2")
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", "run", "s", "a", "."]
 C, H, L, F, P, Y, V, NEW = 4, 2, 2, 6, 16, 2, len(PIECES), 100
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 # ---- weights: few bits each, so that every number type holds them exactly ----
@@ -718,10 +713,9 @@ def failed_downloads():
 
 os.mkdir(os.path.join(folder, "out"))
 for test in (containers, flat_file, new_rows, xlmr, number_types, damaged_safetensors, shapes, configurations, malicious_pickles, damaged_pickles, outputs, downloads, failed_downloads):
-    before = failed
+    before = checks.failed
     test()
-    if failed > before:
+    if checks.failed > before:
         print("    in " + test.__name__)
 shutil.rmtree(folder)
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

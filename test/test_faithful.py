@@ -8,18 +8,12 @@ import re
 import subprocess
 import sys
 
+from checks import check, finish
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import faithful
 from faithful import ROOT, ask
 
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 20:
-        print("failed: " + message[:600])
 
 
 def real(pattern="*"):
@@ -130,5 +124,4 @@ properties()
 whole_words()
 segmentation()
 options()
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

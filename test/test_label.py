@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "lingua2")
 MEETING = ("Speaker 4: Thank you. And can we do the functions for content? Items I believe are 11, three, 14, 16 and 28, I believe.\n\nMayor Hollis: Okay, good evening everybody. "
@@ -17,14 +19,6 @@ MEETING = ("Speaker 4: Thank you. And can we do the functions for content? Items
 HOSTILE = ("</script><script>alert(1)</script> \"quoted\" 'single' & &amp; <b onclick=x>bold</b>\r\nA \u202ereversed\u202c text, \x00 NUL \x1b[31mred\x1b[0m, bell \x07, \x7f del, \x85 nel, "
            "a\tb.\u2028line <!-- comment --> ]]> \u2067x\u2069. \u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3002 \U0001f642\U0001f469\u200d\U0001f52c")
 STEERING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def run(arguments, text, code=0, **more):
@@ -181,5 +175,4 @@ with tempfile.TemporaryDirectory() as temporary:
     check(not page(temporary, [MEETING, "Another text."], "--use-context-level-filter")[1].scripts, "a page whose rate does not decide alone has no slider")
     colours()
     wrong_use(temporary)
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

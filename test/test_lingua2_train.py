@@ -9,20 +9,14 @@ import sys
 import tempfile
 import time
 
+from checks import check, finish, skip
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from make_models import flat_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 PROGRAM = os.path.join(ROOT, "lingua2")
 TINY = ["-q", "--fresh", "--layers", "1", "--hidden", "32", "--heads", "2", "--feed-forward", "64"]
-passed = failed = skipped = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 20:
-        print("failed: " + message[:800])
 
 
 def run(arguments, stdin=""):
@@ -211,7 +205,5 @@ with tempfile.TemporaryDirectory() as temporary:
     if os.path.isdir(os.path.join(ROOT, "..", "shared", "assets")):
         recipes(temporary)
     else:
-        skipped += 1
-        print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
-print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-sys.exit(1 if failed else 0)
+        skip("no ../shared/assets, so no real tokenizers to make the models with")
+sys.exit(finish())

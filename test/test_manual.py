@@ -10,24 +10,16 @@ import sys
 import tempfile
 import time
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = ("lingua2", "mend")
-passed = failed = skipped = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def installed(tool):
-    global skipped
     if shutil.which(tool):
         return True
-    skipped += 1
-    print("skipped: %s is not installed" % tool)
+    skip("%s is not installed" % tool)
     return False
 
 
@@ -163,5 +155,4 @@ with tempfile.TemporaryDirectory() as temporary:
             in_fish(name, temporary)
         if zsh:
             in_zsh(name, temporary)
-print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish, skip
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
@@ -27,14 +29,6 @@ ASSETS = os.path.join(ROOT, "..", "shared", "assets")
 # `fast` adds up in float32 one product after another, where PyTorch adds up in blocks: as many roundings in a longer chain.
 AT_MOST = {"reference": 1.0, "fast": 3.0}
 STRIDE = int(os.environ.get("TEST_STRIDE", "1"))  # of the golden cases of each kind every so many are taken (test/run.py)
-passed = failed = skipped = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 20:
-        print("failed: " + message.encode("utf-8", "backslashreplace").decode())
 
 
 # ==== models, programs ====
@@ -666,17 +660,14 @@ def commands():
 
 def main():
     if not os.path.isdir(ASSETS):
-        global skipped
-        skipped += 1
-        print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
+        skip("no ../shared/assets, so no real tokenizers to make the models with")
     else:
         sys.path.insert(0, HERE)
         import make_mend_models
         flats(make_mend_models.MODELS)
         for part in sys.argv[1:] or ("numbers", "prompts", "commands"):
             globals()[part]()
-    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-    return 1 if failed else 0
+    return finish()
 
 
 if __name__ == "__main__":

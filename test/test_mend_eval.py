@@ -9,8 +9,10 @@ import statistics
 import sys
 import tempfile
 
+from checks import finish
+
 import test_mend as t
-from test_mend import ASSETS, ROOT, ask, check, expect, flat, lines, output, run
+from test_mend import ASSETS, ROOT, ask, check, expect, flat, lines, output
 
 LM, DISTILLER = (os.path.join(ROOT, "models", "mend-%s.safetensors" % name) for name in ("lm", "distiller"))
 SEEDS, TASKS = ("100", "13"), ("alpha", "beta")
@@ -345,8 +347,7 @@ def main():
             part(data)
         cost(folder)
     partitions()
-    print("%d passed, %d failed, 0 skipped" % (t.passed, t.failed))
-    return 1 if t.failed else 0
+    return finish()
 
 
 sys.exit(main())

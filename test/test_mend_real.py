@@ -10,18 +10,12 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish, skip
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MEND, MODEL = os.path.join(ROOT, "mend"), os.path.join(ROOT, "..", "shared", "assets", "gpt2-nano-sort")
 # Their numbers are float32 of another program, which rounds at other places than ours, over three layers: PyTorch, computing them anew, is off by 2e-6.
 NEAR = 5e-6
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition and failed <= 20:
-        print("failed: " + message)
 
 
 def load(name):
@@ -121,14 +115,13 @@ def sorts(flat):
 
 def main():
     if not os.path.isdir(MODEL):
-        print("skipped: no ../shared/assets/gpt2-nano-sort")
+        skip("no ../shared/assets/gpt2-nano-sort")
     else:
         with tempfile.TemporaryDirectory() as folder:
             flat = checkpoint(folder)
             intermediate(flat, folder)
             sorts(flat)
-    print("%d passed, %d failed, %d skipped" % (passed, failed, not passed))
-    return 1 if failed else 0
+    return finish()
 
 
 sys.exit(main())

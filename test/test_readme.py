@@ -5,19 +5,11 @@ import os
 import re
 import sys
 
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REFERENCE = re.compile(r"\[`(\w+)`\]\(((?:\.\./)?[\w./]+)#L(\d+)\)")
 NEAR = 60  # lines: what a reader still finds at a glance; `--fix` makes them exact
-passed, failed = 0, 0
-
-
-def check(condition, message):
-    global passed, failed
-    if condition:
-        passed += 1
-    else:
-        failed += 1
-        print("failed: " + message)
 
 
 def definition(path, name):
@@ -52,5 +44,4 @@ def check_file(path):
 
 for document in [os.path.join(ROOT, "README.md")] + sorted(glob.glob(os.path.join(ROOT, "docs", "*.md"))):
     check_file(document)
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed or not passed else 0)
+sys.exit(finish())

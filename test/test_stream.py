@@ -8,17 +8,11 @@ import subprocess
 import sys
 import time
 
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMAND = [os.path.join(ROOT, "lingua2"), "compress", "--jsonl"]
 PATIENCE = 120  # seconds: far more than an answer takes on a busy machine, and an end to a test that hangs
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def line(number, text="One two three four five six seven."):
@@ -90,5 +84,4 @@ def signals():
 pauses()
 order()
 signals()
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

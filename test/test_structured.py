@@ -6,18 +6,12 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "lingua2")
 FIRST = "The committee met on 3 March and did not approve the new budget of 1,250,000 dollars, because two of its members were absent."
 SECOND = "After a short break the chair thanked everybody for coming, and the meeting went on with the report on the bridge over the river."
-passed = failed = 0
-
-
-def check(condition, message):
-    global passed, failed
-    passed, failed = passed + bool(condition), failed + (not condition)
-    if not condition:
-        print("failed: " + message)
 
 
 def run(arguments, text=""):
@@ -214,5 +208,4 @@ with tempfile.TemporaryDirectory() as temporary:
     documents(temporary)
     pairs(temporary)
     wrong(temporary)
-print("%d passed, %d failed, 0 skipped" % (passed, failed))
-sys.exit(1 if failed else 0)
+sys.exit(finish())

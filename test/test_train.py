@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import finish, skip
+
 import test_mend
 from test_mend import ask_all, check, flat, flats, golden
 
@@ -271,9 +273,8 @@ def commands(path):
 
 def main():
     if not os.path.isdir(test_mend.ASSETS):
-        print("skipped: no ../shared/assets, so no real tokenizers to make the models with")
-        print("0 passed, 0 failed, 1 skipped")
-        return 0
+        skip("no ../shared/assets, so no real tokenizers to make the models with")
+        return finish()
     with tempfile.TemporaryDirectory() as folder:
         sys.path.insert(0, test_mend.HERE)
         import make_mend_models
@@ -281,8 +282,7 @@ def main():
         numbers(folder)
         steps()
         commands(folder)
-    print("%d passed, %d failed, %d skipped" % (test_mend.passed, test_mend.failed, test_mend.skipped))
-    return 1 if test_mend.failed else 0
+    return finish()
 
 
 if __name__ == "__main__":
