@@ -127,7 +127,7 @@ static void test_cache(void) {
     float row[6 * 3];
     for (size_t i = 0; i < 18; i++) row[i] = (float)i;
     for (size_t at = 0; at < 6; at += 2) {
-        cache_grow(&c, 2);
+        cache_grow(&c, 2, 0);
         for (size_t l = 0; l < 2; l++) cache_put(&c, l, row + at * 3, 3, row + at * 3, 3, 2);
         c.n += 2;
     }
