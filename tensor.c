@@ -93,8 +93,7 @@ enum {
     TILE_ROWS = 6,         /* 6 rows of 4 AVX-512 or 2 AVX2 vectors fill the registers with sums */
     PANEL_BYTES_MAX = 256, /* 4 vectors of 64 bytes */
     PASS_ROWS = 768,       /* rows packed at once: bounds the scratch memory */
-    BLOCK_K = 384,         /* k of one block, at most, */
-    PANEL_CACHE = 32768,   /* and bytes of a panel's block, at most: it stays in the first-level cache while tiles pass */
+    BLOCK_K = 384,         /* k of one block; between blocks the sums go to memory and back, which costs more than a panel read from the second-level cache */
     GROUP_CACHE = 114688,  /* bytes of the tiles, at most, that pass over each panel of a strip in turn: they stay in the second-level cache */
     STRIP_COLS = 192,      /* columns packed together, whole cache lines of w */
     AHEAD = 64,            /* columns ahead of use that few rows ask memory for */
@@ -121,12 +120,12 @@ typedef struct {
     size_t parts;  /* or as many jobs, by rows */
 } Linear;
 
-/* Many rows: one block of a panel of w stays in the first-level cache while all rows pass. Few rows: w is read once, as it
+/* Many rows: one block of a panel of w stays in the caches while all rows pass. Few rows: w is read once, as it
  * lies, a few long streams at a time, so that memory is the only limit. */
 static void linear_plan(Linear *l, size_t number_size) {
     const size_t bytes = panel_bytes(isa_level), panel = bytes / number_size, panels = divide_up(l->O, panel), T = (size_t)threads;
     const bool few = l->N <= 2 * TILE_ROWS;
-    l->block = few ? 16 : min_size(BLOCK_K, PANEL_CACHE / bytes);
+    l->block = few ? 16 : BLOCK_K;
     l->group = GROUP_CACHE / (TILE_ROWS * l->block * number_size);
     l->strip = few ? 1 : divide_up(STRIP_COLS, panel);
     l->range = few ? 4096 / panel : l->strip;

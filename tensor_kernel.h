@@ -11,7 +11,7 @@
  *
  *   x: tiles of 6 rows, [6][K]         w: panels of NR columns, [K][NR], zeros beyond the matrix
  *
- * C is cut into blocks of K so that a panel stays in the first-level cache while all tiles pass; the sums wait between blocks in memory,
+ * C is cut into blocks of K so that a panel stays in the caches while all tiles pass; the sums wait between blocks in memory,
  * unrounded.
  */
 
