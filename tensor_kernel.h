@@ -257,12 +257,13 @@ ISA_BODY void BODY(scale_scores)(int level, float *restrict to, const T *restric
 ISA_CLONES(TN(scale_scores), (float *to, const T *s, double scale, const float *bias, ptrdiff_t ldbias, size_t rows, size_t cols, size_t valid),
            to, s, scale, bias, ldbias, rows, cols, valid)
 
-/* st[j,i] = RN32(S(q_i, k_j) * scale [+ bias_ij]) for the queries i0.. of one block, the keys of one run, of which the first is key j. st,
+/* st[j,i] = RN32(S(q_i, k_j) * scale [+ bias_ij]) for the queries i0.. of one block, those of one run's keys, which begin at key j, that are below Tk. st,
  * like the packed queries qp [D, LANES], has a query in each lane, so that the softmax over j runs on all queries at once. */
-static void TN(scores)(float *st, const Attention *h, const TN(Run) *run, size_t j, const T *qp, T *s, size_t i0, size_t lanes) {
+static void TN(scores)(float *st, const Attention *h, const TN(Run) *run, size_t j, size_t Tk, const T *qp, T *s, size_t i0, size_t lanes) {
     const size_t cols = min_size(panel_bytes(isa_level) / sizeof(T), LANES);
-    for (size_t j0 = 0; j0 < run->n; j0 += TILE_ROWS) {
-        const size_t rows = min_size(TILE_ROWS, run->n - j0);
+    const size_t n = Tk > j ? min_size(run->n, Tk - j) : 0;
+    for (size_t j0 = 0; j0 < n; j0 += TILE_ROWS) {
+        const size_t rows = min_size(TILE_ROWS, n - j0);
         for (size_t c = 0; c < LANES; c += cols) {
             const size_t valid = lanes > c ? min_size(cols, lanes - c) : 0;
             const float *bias = h->bias && valid ? h->bias + (ptrdiff_t)(i0 + c) * h->ldbias + (ptrdiff_t)(j + j0) : NULL;
@@ -395,8 +396,8 @@ static void TN(attention_job)(const Attention *h, T *scratch, size_t i0, size_t 
         const size_t lanes = min_size(LANES, i1 - i0), Tk = keys_of(h, i0 + lanes - 1);
         memset(qp, 0, D * LANES * sizeof(T));
         TN(pack_lanes)(qp, h->q + i0 * h->ldq, h->ldq, lanes, D);
-        TN(scores)(st, h, &run[0], 0, qp, s, i0, lanes);
-        TN(scores)(st, h, &run[1], run[0].n, qp, s, i0, lanes);
+        TN(scores)(st, h, &run[0], 0, Tk, qp, s, i0, lanes);
+        TN(scores)(st, h, &run[1], run[0].n, Tk, qp, s, i0, lanes);
         size_t keys[LANES];
         for (size_t i = 0; i < LANES; i++) keys[i] = keys_of(h, i0 + min_size(i, lanes - 1));
         double Z[LANES];
