@@ -252,7 +252,7 @@ ISA_BODY double mul_add(int level, double a, double b, double c) {
 /* c[0] + c[1] x + ... + c[n-1] x^(n-1), n a constant: unrolled, so that the loop over a block holds no loop. */
 ISA_BODY double horner(int level, const double *c, const size_t n, double x) {
     double p = c[n - 1];
-#pragma GCC unroll 20
+    ISA_UNROLL
     for (size_t k = 1; k < n; k++) p = mul_add(level, p, x, c[n - 1 - k]);
     return p;
 }
