@@ -23,6 +23,8 @@ WORK = os.path.join(ROOT, "build", "models")
 DATA = os.path.join(WORK, "tasks")
 LM = os.path.join(WORK, "lm.safetensors")
 
+# The language model's. k: the query behind 32 demonstrations stands where the 33rd stood.
+LANGUAGE = dict(stage="lm", data=["families", "lists"], steps=1000, batch=64, threads=os.cpu_count(), k=36, rate=1e-3)
 # A distiller's way: stages one after another. The two for tasks begin with few demonstrations of two labels, without which nothing is learned (docs/RESULTS.md).
 PRETRAIN = dict(stage="pretrain", data=["lists"], rate=1e-3, length=40)
 TWO = dict(stage="finetune", data=["two"], rate=1e-3, k=4)
@@ -37,8 +39,8 @@ def say(text):
     print("%s %s" % (time.strftime("%H:%M:%S"), text), flush=True)
 
 
-def run(arguments, log=None):
-    with open(log or os.devnull, "w", encoding="utf-8") as out:
+def run(arguments, log=os.devnull):
+    with open(log, "a", encoding="utf-8") as out:
         subprocess.run([str(a) for a in arguments], check=True, stdout=out, cwd=ROOT)
 
 
@@ -52,18 +54,24 @@ def lines(path):
 def mend_train(name, llm, distiller, stage, steps, batch, data, threads=1, **options):
     """One stage: build/models/NAME.safetensors and NAME.jsonl, its log. Returns the model's path."""
     path, log = (os.path.join(WORK, name + end) for end in (".safetensors", ".jsonl"))
-    if any(line["step"] == steps for line in lines(log)) and os.path.exists(path):
+    if [line["step"] for line in lines(log)[-1:]] == [steps] and os.path.exists(path):
         return path
     begun = time.time()
-    arguments = ["./mend", "train", "-q", "--threads", threads, "--stage", stage, "-l", llm, "--steps", steps, "--batch", batch, "--every", 100, "-o", path]
-    if distiller:
-        arguments += ["-m", distiller]
+    arguments = ["./mend", "train", "-q", "--threads", threads, "--stage", stage, "--steps", steps, "--batch", batch, "--every", 100, "-o", path]
+    for option, model in (("-l", llm), ("-m", distiller)):
+        arguments += [option, model] if model else []
     for file in data:
         arguments += ["--data", os.path.join(DATA, file + ".jsonl")]
     for key, value in {**COMMON, **options}.items():
         arguments += ["--" + key, value]
-    for leftover in glob.glob(path + "*"):
-        os.remove(leftover)
+    saved = os.path.exists(path + ".last")
+    if saved:
+        arguments.append("--resume")
+    with open(log, "a+", encoding="utf-8") as file:  # without the steps behind the last checkpoint, which come again
+        file.seek(0)
+        known = file.readlines()
+        last = max((i for i, line in enumerate(known) if "since" in line), default=-1) if saved else -1
+        file.truncate(sum(map(len, known[:last + 1])))
     run(arguments, log)
     os.remove(path + ".last")
     say("%s: %d steps in %.0f s" % (name, steps, time.time() - begun))
@@ -88,7 +96,7 @@ def tasks():
 
 def language_model():
     tasks()
-    mend_train("lm", os.path.join(WORK, "start.safetensors"), None, "lm", 1000, 64, ["families", "lists"], threads=os.cpu_count(), k=36, rate=1e-3)  # the query behind 32 demonstrations stands where the 33rd did
+    mend_train("lm", os.path.join(WORK, "start.safetensors"), None, **LANGUAGE)
 
 
 def distiller():
@@ -111,7 +119,8 @@ def compressor(name="compressor", keep=lambda example: True, threads=1):
         if not os.path.exists(os.path.join(WORK, "compressor-start")):
             run([sys.executable, "models/train_default.py", "start", os.path.join(WORK, "compressor-start")])
         run([sys.executable, "export.py", os.path.join(WORK, "compressor-start"), "-o", os.path.join(WORK, "compressor-start.safetensors")])
-        run(["./lingua2", "annotate", english(keep)], folder + ".jsonl")
+        with open(folder + ".jsonl", "w", encoding="utf-8") as file:
+            file.write(ask(["./lingua2", "annotate", "-q", english(keep)], []))
         run(["./lingua2", "train", "-q", "--threads", threads, "-m", os.path.join(WORK, "compressor-start.safetensors"), "-o", folder, folder + ".jsonl"])
         say("%s: %.0f s" % (name, time.time() - begun))
     return os.path.join(folder, "best.safetensors")
@@ -119,14 +128,14 @@ def compressor(name="compressor", keep=lambda example: True, threads=1):
 
 # ---- experiments: MEND ----
 
-HALF = [dict(PRETRAIN, steps=200, batch=32), dict(TWO, steps=800, batch=32), dict(TASKS, steps=800, batch=32)]
+HALF = [dict(PRETRAIN, steps=200, batch=32), dict(TWO, steps=500, batch=32), dict(TASKS, steps=500, batch=32)]
 NO_KD = [HALF[0], *(dict(s, **{"lambda": 0}) for s in HALF[1:])]
 GROUPS = 4
 VARIANTS = {  # name: stages, rows
     **{"%d vectors" % v: (HALF, v) for v in (1, 2, 4, 8, 16, 32)},
     "16 vectors, no pretraining": (HALF[1:], 16), "16 vectors, no KD": (NO_KD, 16), "16 vectors, neither": (NO_KD[1:], 16),
     "16 vectors in 4 groups (FiD)": ([dict(s, groups=GROUPS) for s in HALF], 4),
-    "16 vectors, no curriculum": ([HALF[0], dict(TASKS, steps=1600, batch=32)], 16)}
+    "16 vectors, no curriculum": ([HALF[0], dict(TASKS, steps=1000, batch=32)], 16)}
 KINDS = ("seen-category", "held-category")
 ABLATIONS = ("none", "no-input", "no-label", "random-label", "wrong-label")
 
@@ -148,9 +157,9 @@ class Accuracies:
         return [statistics.mean(v) for _, v in sorted(self.of[kind].items())]
 
 
-def evaluate(name, method, kinds, k=16, ablation="none", distiller_=None, groups=1, vectors=None, tasks_=None, seeds=()):
+def evaluate(name, method, kinds, k=16, ablation="none", llm=LM, distiller_=None, groups=1, vectors=None, tasks_=None, seeds=()):
     path = os.path.join(WORK, "eval-%s.jsonl" % name.replace(" ", "-").replace(",", ""))
-    arguments = ["./mend", "eval", "-q", "--threads", 1, "-l", LM, "--data", os.path.join(DATA, "eval"), "--method", method, "--ablation", ablation, "-k", k, "--groups", groups, "-o", path]
+    arguments = ["./mend", "eval", "-q", "--threads", 1, "-l", llm, "--data", os.path.join(DATA, "eval"), "--method", method, "--ablation", ablation, "-k", k, "--groups", groups, "-o", path]
     for option, value in (("-m", distiller_), ("-v", vectors)):
         arguments += [option, value] if value else []
     for task in tasks_ or [t for kind in kinds for t in task_names(kind)]:
@@ -259,10 +268,12 @@ def mend_report(pool):
     default, out = pool.submit(distiller), []
     chains = {name: pool.submit(chain, name.replace(" ", "-").replace(",", "").replace("(", "").replace(")", ""), stages, rows) for name, (stages, rows) in VARIANTS.items()}
     zero, icl = Accuracies(evaluate("zero", "zero", KINDS)), Accuracies(evaluate("icl", "icl", KINDS))
+    by_chance = pool.submit(mend_train, "lm-by-chance", None, None, **{**LANGUAGE, "threads": 1, "config": os.path.join(DATA, "start", "config.json"), "tokenizer": os.path.join(WORK, "start.safetensors")})
     rows = {"nothing before the query": zero, "prompt tuning, 16 vectors per task": Accuracies(prompt_tuning(pool)), "all 16 demonstrations": icl}
     for name, job in chains.items():
         groups = GROUPS if "groups" in name else 1
         rows["MEND, " + name] = Accuracies(evaluate("mend-" + name, "mend", KINDS, distiller_=job.result(), groups=groups))
+    rows["all 16 demonstrations, language model not wired"] = Accuracies(evaluate("icl-by-chance", "icl", KINDS, llm=by_chance.result()))
     default = default.result()
     rows["MEND, the model of models/"] = Accuracies(evaluate("mend-default", "mend", KINDS, distiller_=default))
     cells = lambda a: [c for kind in KINDS for c in (spread(a.seeds(kind)), "%.0f %%" % (100 * statistics.mean(recovered(a.seeds(kind), zero.seeds(kind), icl.seeds(kind)))))]
