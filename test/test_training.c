@@ -6,13 +6,14 @@
 #include "../mend_train.h"
 #include "check.h"
 #include "isa.h"
+#include "posix.h"
 
 enum { STEPS = 50, LESSONS = 3 };
 
 /* Built with gcc -O0 for x86-64 without OpenMP. */
 static const char *const expected[] = {"dfaba42909b731a3 8ede054cb2ab5d7e", "6122a1bda6d9dad8 3fa8fea4d703c86a"};
 
-static const char LLM[] = "test_training.llm.tmp", MEND_FILE[] = "test_training.mend.tmp";
+static char LLM[64], MEND_FILE[64]; /* of this process: builds are tested side by side */
 
 static uint64_t count; /* numbers drawn so far */
 static double chance(void) { return uniform(1, count++); }
@@ -100,6 +101,8 @@ int main(void) {
     const struct { int threads, level; } setting[] = {{1, isa_detect()}, {3, isa_detect()}, {2, ISA_BASE}};
     Error err;
     CHECK(tensor_start(MATH_FAST, 1, &err), "%s", err.text);
+    snprintf(LLM, sizeof LLM, "test_training.%ld.llm.tmp", (long)getpid());
+    snprintf(MEND_FILE, sizeof MEND_FILE, "test_training.%ld.mend.tmp", (long)getpid());
     write_model(LLM, 12, 3, 0, 0);
     write_model(MEND_FILE, 8, 2, 3, 12);
     for (int reference = 0; reference < 2; reference++)
