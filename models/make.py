@@ -89,7 +89,7 @@ def chain(name, stages, rows):
 # ---- the models ----
 
 def tasks():
-    if not os.path.exists(os.path.join(DATA, "start")):
+    if not os.path.exists(os.path.join(DATA, "demo")):
         run([sys.executable, "models/mend_tasks.py", DATA])
     run([sys.executable, "export.py", os.path.join(DATA, "start"), "-o", os.path.join(WORK, "start.safetensors")])
 
@@ -387,6 +387,8 @@ def models():
         shutil.copyfile(made, os.path.join(ROOT, "models", name + ".safetensors"))
         with open(made, "rb") as file:
             say("models/%s.safetensors: sha256 %s" % (name, hashlib.sha256(file.read()).hexdigest()))
+    for file in ("demonstrations.jsonl", "queries.jsonl"):
+        shutil.copyfile(os.path.join(DATA, "demo", file), os.path.join(ROOT, "demo", file))
 
 
 def main():

@@ -9,6 +9,7 @@ The last 8 categories are held out: no task for training has them, only the list
 OUT/lists.jsonl      words of one category in a row, of all 48
 OUT/two.jsonl        tasks of 2 labels; OUT/tasks.jsonl: of 2 to 4 labels, family category; OUT/families.jsonl: of all families
 OUT/eval             MetaICL's layout: TASK/TASK_16_SEED_train.jsonl (32 demonstrations), TASK_16_SEED_test.jsonl (50 queries); seen-FAMILY-N, held-FAMILY-N; OUT/eval/tasks.json: their names
+OUT/demo             what `make demo` shows: 32 demonstrations of one binding of 4 labels, 40 queries
 OUT/start            a Hugging Face folder: a GPT-2 of 4 layers x 128 whose attention is wired to look back (`wire`), everything else by chance
 """
 import json
@@ -83,6 +84,13 @@ def evaluation(out, dice, tasks=4, demonstrations=32, queries=50):
                         write_lines(os.path.join(out, task.name, "%s_16_%d_%s.jsonl" % (task.name, seed, part)), task.even(n))
     with open(os.path.join(out, "tasks.json"), "w", encoding="utf-8") as file:
         json.dump(names, file, indent=1)
+
+
+def demo(out, dice):
+    os.makedirs(out, exist_ok=True)
+    task = Task("categories", "category", 4, SEEN, dice)
+    write_lines(os.path.join(out, "demonstrations.jsonl"), task.even(32))
+    write_lines(os.path.join(out, "queries.jsonl"), task.even(40))
 
 
 # ---- the model to begin with ----
@@ -170,6 +178,7 @@ def main():
     training(out, random.Random(1))
     evaluation(os.path.join(out, "eval"), random.Random(2))
     start(os.path.join(out, "start"), random.Random(3))
+    demo(os.path.join(out, "demo"), random.Random(4))
 
 
 main()

@@ -115,7 +115,7 @@ def bad_models():
     with_file(original + b"x", 3, [])
     for old, new, words in ((b'num_attention_heads\\": 12', b'num_attention_heads\\": 0 ', ["num_attention_heads"]), (b'num_attention_heads\\": 12', b'num_attention_heads\\": 11', ["divide"]),
                             (b'hidden_size\\": 384', b'hidden_size\\": 372', ["shape"]), (b'num_hidden_layers\\": 4', b'num_hidden_layers\\": 5', ["encoder.layer.4"]),
-                            (b'hidden_act\\": \\"gelu', b'hidden_act\\": \\"golu', ["hidden_act"]), (b'"family": "bert"', b'"family": "brrt"', ["family"])):
+                            (b'hidden_act\\": \\"gelu', b'hidden_act\\": \\"golu', ["hidden_act"]), (b'"bert"', b'"brrt"', ["family"])):
         check(old in original, "the default's header holds no %r" % old)
         with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
             file.write(original.replace(old, new, 1))
