@@ -338,9 +338,9 @@ def compressor_report(pool):
     talk = lambda e: e["domain"] in TALK
     models = {"all domains": pool.submit(compressor), "talk alone (%s)" % ", ".join(TALK): pool.submit(compressor, "compressor-talk", talk)}
     models = {name: job.result() for name, job in models.items()}
-    if os.path.exists(os.path.join(WORK, "pytorch")):  # python3 models/train_default.py train build/models/pytorch fit
-        run([sys.executable, "export.py", os.path.join(WORK, "pytorch"), "-o", os.path.join(WORK, "pytorch.safetensors")])
-        models["all domains, trained by PyTorch"] = os.path.join(WORK, "pytorch.safetensors")
+    pytorch = os.path.join(WORK, "pytorch.safetensors")  # python3 models/train_default.py train DIRECTORY; python3 export.py DIRECTORY -o build/models/pytorch.safetensors
+    if os.path.exists(pytorch):
+        models["all domains, trained by PyTorch"] = pytorch
     default = models["all domains"]
     kept = {(name, rate): answers_kept(model, held, rate) for name, model in models.items() for rate in RATES}
     rules = [[rule, "", *("%.3f" % kept["all domains", rate][rule] for rate in RATES)] for rule in ("random", "head", "tail", "stopwords")]
