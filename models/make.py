@@ -131,8 +131,10 @@ def compressor(name="compressor", keep=lambda example: True, threads=1):
 HALF = [dict(PRETRAIN, steps=200, batch=32), dict(TWO, steps=500, batch=32), dict(TASKS, steps=500, batch=32)]
 NO_KD = [HALF[0], *(dict(s, **{"lambda": 0}) for s in HALF[1:])]
 GROUPS = 4
+SIZES = (2, 4, 8, 16, 32)
 VARIANTS = {  # name: stages, rows
-    **{"%d vectors" % v: (HALF, v) for v in (1, 2, 4, 8, 16, 32)},
+    "1 vector": (HALF, 1),
+    **{"%d vectors" % v: (HALF, v) for v in SIZES},
     "16 vectors, no pretraining": (HALF[1:], 16), "16 vectors, no KD": (NO_KD, 16), "16 vectors, neither": (NO_KD[1:], 16),
     "16 vectors in 4 groups (FiD)": ([dict(s, groups=GROUPS) for s in HALF], 4),
     "16 vectors, no curriculum": ([HALF[0], dict(TASKS, steps=1000, batch=32)], 16)}
@@ -280,9 +282,9 @@ def mend_report(pool):
     out += ["### Methods and sizes\n", "16 demonstrations of 4 labels; accuracy, chance 0.250: mean and deviation over five seeds of demonstrations and queries, 4 tasks each, 50 queries a task and seed.",
             "*Recovered*: how much of the way from nothing to all demonstrations.\n",
             table(["", "new bindings", "recovered", "held-out categories", "recovered"], [[name, *cells(a)] for name, a in rows.items()])]
-    sizes = (1, 2, 4, 8, 16, 32)
+    sizes = {1: "1 vector", **{v: "%d vectors" % v for v in SIZES}}
     curve(os.path.join(ROOT, "docs", "mend-vectors.svg"), "Accuracy by the number of vectors", "vectors", "accuracy",
-          {label: [(v, statistics.mean(rows["MEND, %d vectors" % v].seeds(kind))) for v in sizes] for kind, label in zip(KINDS, ("new bindings", "held-out categories"))} |
+          {label: [(v, statistics.mean(rows["MEND, " + name].seeds(kind))) for v, name in sizes.items()] for kind, label in zip(KINDS, ("new bindings", "held-out categories"))} |
           {"all demonstrations": [(v, statistics.mean(icl.seeds(KINDS[0]))) for v in sizes], "nothing": [(v, statistics.mean(zero.seeds(KINDS[0]))) for v in sizes]}, high=1.0)
     out += ["![accuracy by the number of vectors](mend-vectors.svg)\n", long_prompts(default), ablations(default), families(default), learning()]
     return out
@@ -336,7 +338,7 @@ def compressor_report(pool):
     everything = distill_examples()
     held = [e for e in everything if e["lang"] == "en" and bucket(e) == 0]
     talk = lambda e: e["domain"] in TALK
-    models = {"all domains": pool.submit(compressor), "talk alone (%s)" % ", ".join(TALK): pool.submit(compressor, "compressor-talk", talk)}
+    models = {"all domains": pool.submit(compressor), "talk alone": pool.submit(compressor, "compressor-talk", talk)}
     models = {name: job.result() for name, job in models.items()}
     pytorch = os.path.join(WORK, "pytorch.safetensors")  # python3 models/train_default.py train DIRECTORY; python3 export.py DIRECTORY -o build/models/pytorch.safetensors
     if os.path.exists(pytorch):
@@ -364,7 +366,7 @@ def compressor_report(pool):
     curve(os.path.join(ROOT, "docs", "lingua2-learning.svg"), "The compressor as it learns", "step", "cross entropy", {"training": smooth(log, "loss", 10)})
     return ["### Against rules, by rate\n", "%d held-out English texts, %d questions; F1 of the label keep over words, and the share of answers that are left at each rate, counts of tokens being equal.\n" % (
                 len(held), sum(len(e["qa"]) for e in held)), table(["", "F1", *("%.2f" % r for r in RATES)], rows + rules), "![answers kept](lingua2-answers.svg)\n", "![loss](lingua2-learning.svg)\n",
-            "### Trained on one kind of text\n", "F1 / answers kept at 0.5; the paper's own model was trained on meetings alone.\n", table(["trained on", "talk", "the rest"], part),
+            "### Trained on one kind of text\n", "F1 / answers kept at 0.5; talk: %s. The paper's own model was trained on meetings alone.\n" % ", ".join(TALK), table(["trained on", "talk", "the rest"], part),
             "### Domains\n", table(["domain", "texts", "F1", "answers at 0.5", "best rule"], by_domain),
             "### Languages\n", "The model is English; what it does elsewhere is its limit, shown.\n", table(["language", "texts", "F1", "answers at 0.5"], by_language)]
 
