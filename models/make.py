@@ -99,8 +99,9 @@ def language_model():
     mend_train("lm", os.path.join(WORK, "start.safetensors"), None, **LANGUAGE)
 
 
-def distiller():
-    return chain("mend", [dict(PRETRAIN, steps=300, batch=64), dict(TWO, steps=800, batch=64), dict(TASKS, steps=1200, batch=64), dict(MORE, steps=500, batch=64)], 16)
+def distiller(threads=1):
+    stages = dict(PRETRAIN, steps=300), dict(TWO, steps=800), dict(TASKS, steps=1200), dict(MORE, steps=500)
+    return chain("mend", [dict(s, batch=64, threads=threads) for s in stages], 16)
 
 
 def english(keep=lambda example: True):
@@ -385,7 +386,7 @@ def results():
 
 def models():
     language_model()
-    for name, made in (("mend-lm", LM), ("mend-distiller", distiller()), ("default", compressor(threads=os.cpu_count()))):
+    for name, made in (("mend-lm", LM), ("mend-distiller", distiller(threads=os.cpu_count())), ("default", compressor(threads=os.cpu_count()))):
         shutil.copyfile(made, os.path.join(ROOT, "models", name + ".safetensors"))
         with open(made, "rb") as file:
             say("models/%s.safetensors: sha256 %s" % (name, hashlib.sha256(file.read()).hexdigest()))
