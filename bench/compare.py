@@ -126,9 +126,20 @@ def encoder(args):
             process.close()
 
 
+def tiktoken_files():
+    """What tiktoken would download."""
+    cache = os.path.join(WORK, "tiktoken")
+    os.makedirs(cache, exist_ok=True)
+    link = os.path.join(cache, "9b5ad71b2ce5302211f9c61530b329a4922fc6a4")  # the name under which tiktoken caches cl100k_base
+    if not os.path.exists(link):
+        os.symlink(os.path.abspath(os.path.join(ASSETS, "tiktoken", "cl100k_base.tiktoken")), link)
+    os.environ["TIKTOKEN_CACHE_DIR"] = cache
+
+
 def text_of(tokens):
     """The beginning of a real text that has this many cl100k tokens."""
     import tiktoken
+    tiktoken_files()
     encoding = tiktoken.get_encoding("cl100k_base")
     lines = [json.loads(line)["origin"] for line in open(os.path.join(ROOT, "data", "distill", "p1.jsonl"), encoding="utf-8")]
     return encoding.decode(encoding.encode("\n\n".join(lines), disallowed_special=())[:tokens])
@@ -137,12 +148,7 @@ def text_of(tokens):
 def compress(args):
     import tempfile
     import torch
-    cache = os.path.join(WORK, "tiktoken")
-    os.makedirs(cache, exist_ok=True)
-    link = os.path.join(cache, "9b5ad71b2ce5302211f9c61530b329a4922fc6a4")  # the name under which tiktoken caches cl100k_base
-    if not os.path.exists(link):
-        os.symlink(os.path.abspath(os.path.join(ASSETS, "tiktoken", "cl100k_base.tiktoken")), link)
-    os.environ["TIKTOKEN_CACHE_DIR"] = cache
+    tiktoken_files()
     from llmlingua import PromptCompressor
     torch.set_num_threads(args.threads)
     folder, flat = checkpoint(MBERT)
@@ -174,6 +180,10 @@ def mend(args):
     subprocess.run([sys.executable, os.path.join(ROOT, "bench", "mend.py"), "--threads", str(args.threads), "--rounds", str(max(2, args.rounds // 2))])
 
 
+# Runs a command and prints its peak memory in KB. In a process of its own: what this one holds would count for its child until that is another program.
+PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+
+
 def memory(args):
     """Peak resident memory of one process beside the size of its model file."""
     for name in (MBERT, XLMR):
@@ -181,15 +191,9 @@ def memory(args):
         text = os.path.join(WORK, "text.txt")
         with open(text, "w", encoding="utf-8") as file:
             file.write(text_of(5000))
-        pid = os.fork()
-        if pid == 0:
-            out = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(out, 1)
-            program = os.path.join(ROOT, "lingua2")
-            os.execv(program, [program, "compress", "--compat", "-m", flat, "--threads", str(args.threads), text])
-        _, status, usage = os.wait4(pid, 0)
-        print("memory: %s, 5000 tokens: peak %d MB, model file %d MB%s" % (name, usage.ru_maxrss // 1000, os.path.getsize(flat) // 1000000,
-                                                                          "" if status == 0 else " FAILED"))
+        command = [os.path.join(ROOT, "lingua2"), "compress", "--compat", "-m", flat, "--threads", str(args.threads), text]
+        peak = subprocess.run([sys.executable, "-c", PEAK, *command], stdout=subprocess.PIPE, check=True).stdout
+        print("memory: %s, 5000 tokens: peak %d MB, model file %d MB" % (name, int(peak) // 1000, os.path.getsize(flat) // 1000000))
 
 
 def main():
