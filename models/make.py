@@ -341,7 +341,7 @@ def compressor_report(pool):
     talk = lambda e: e["domain"] in TALK
     models = {"all domains": pool.submit(compressor), "talk alone": pool.submit(compressor, "compressor-talk", talk)}
     models = {name: job.result() for name, job in models.items()}
-    pytorch = os.path.join(WORK, "pytorch.safetensors")  # python3 models/train_default.py train DIRECTORY; python3 export.py DIRECTORY -o build/models/pytorch.safetensors
+    pytorch = os.path.join(WORK, "pytorch.safetensors")  # python3 models/train_default.py train DIRECTORY fit; python3 export.py DIRECTORY -o build/models/pytorch.safetensors
     if os.path.exists(pytorch):
         models["all domains, trained by PyTorch"] = pytorch
     default = models["all domains"]
