@@ -338,18 +338,22 @@ static void record_input(Recorder *r, const char *name, const Tensor *t) {
     record(r, name, t);
 }
 
+/* wide is used up. */
+static void record_whole(Recorder *r, const char *name, int64_t *wide, size_t n) {
+    record_input(r, name, &(Tensor){.dtype = DTYPE_I64, .dims = 1, .shape = {n}, .count = n, .data = wide});
+    free(wide);
+}
+
 void record_ids(Recorder *r, const char *name, const uint32_t *id, size_t n) {
     int64_t *wide = mem_new(n, sizeof *wide);
     for (size_t i = 0; i < n; i++) wide[i] = id[i];
-    record_input(r, name, &(Tensor){.dtype = DTYPE_I64, .dims = 1, .shape = {n}, .count = n, .data = wide});
-    free(wide);
+    record_whole(r, name, wide, n);
 }
 
 void record_labels(Recorder *r, const char *name, const int8_t *label, size_t n) {
     int64_t *wide = mem_new(n, sizeof *wide);
     for (size_t i = 0; i < n; i++) wide[i] = label[i];
-    record_input(r, name, &(Tensor){.dtype = DTYPE_I64, .dims = 1, .shape = {n}, .count = n, .data = wide});
-    free(wide);
+    record_whole(r, name, wide, n);
 }
 
 void record_number(Recorder *r, const char *name, double x) { record_input(r, name, &(Tensor){.dtype = DTYPE_F64, .count = 1, .data = &x}); }

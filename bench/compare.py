@@ -184,6 +184,11 @@ def mend(args):
 PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 
+def peak_memory(command):
+    """KB, of a command that must succeed."""
+    return int(subprocess.run([sys.executable, "-c", PEAK, *command], stdout=subprocess.PIPE, check=True).stdout)
+
+
 def memory(args):
     """Peak resident memory of one process beside the size of its model file."""
     for name in (MBERT, XLMR):
@@ -192,8 +197,7 @@ def memory(args):
         with open(text, "w", encoding="utf-8") as file:
             file.write(text_of(5000))
         command = [os.path.join(ROOT, "lingua2"), "compress", "--compat", "-m", flat, "--threads", str(args.threads), text]
-        peak = subprocess.run([sys.executable, "-c", PEAK, *command], stdout=subprocess.PIPE, check=True).stdout
-        print("memory: %s, 5000 tokens: peak %d MB, model file %d MB" % (name, int(peak) // 1000, os.path.getsize(flat) // 1000000))
+        print("memory: %s, 5000 tokens: peak %d MB, model file %d MB" % (name, peak_memory(command) // 1000, os.path.getsize(flat) // 1000000))
 
 
 def main():

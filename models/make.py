@@ -1,8 +1,8 @@
 """Make the files under models/ again, and run the experiments behind docs/RESULTS.md. All training is done by the two C programs; standard library alone, but for the
 compressor's start, which comes out of a Python package (models/train_default.py).
 
-usage: python3 models/make.py models     everything that `lingua2` and `mend demo` bring along, into build/models and from there into models/   (make models)
-       python3 models/make.py results    the experiments, then docs/RESULTS.md and its curves                                                   (make results)
+usage: python3 models/make.py models     the trained files of models/ and the demo's, by way of build/models       (make models)
+       python3 models/make.py results    the experiments, then docs/RESULTS.md and its curves                      (make results)
 
 What is there already is not made again: a run that was stopped goes on. As many trainings run side by side as there are cores, each on one thread: the bits do not depend on that.
 """
@@ -104,25 +104,31 @@ def distiller(threads=1):
     return chain("mend", [dict(s, batch=64, threads=threads) for s in stages], 16)
 
 
-def english(keep=lambda example: True):
-    """The English pairs of data/distill, annotated: the path of the lines."""
-    path = os.path.join(WORK, "pairs.jsonl")
-    with open(path, "w", encoding="utf-8") as file:
-        for part in sorted(glob.glob(os.path.join(ROOT, "data", "distill", "*.jsonl"))):
-            file.writelines(json.dumps(e) + "\n" for e in lines(part) if e["lang"] == "en" and keep(e))
-    return path
+def distill_examples():
+    return [e for part in sorted(glob.glob(os.path.join(ROOT, "data", "distill", "*.jsonl"))) for e in lines(part)]
 
 
-def compressor(name="compressor", keep=lambda example: True, threads=1):
+def ask(arguments, examples):
+    """A command's standard output, these examples being its input."""
+    return subprocess.run(arguments, input="".join(json.dumps(e) + "\n" for e in examples).encode(), stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout.decode()
+
+
+def compressor_start():
+    folder, flat = os.path.join(WORK, "compressor-start"), os.path.join(WORK, "compressor-start.safetensors")
+    if not os.path.exists(flat):
+        run([sys.executable, "models/train_default.py", "start", folder])
+        run([sys.executable, "export.py", folder, "-o", flat])
+    return flat
+
+
+def compressor(start, name="compressor", keep=lambda example: True, threads=1):
+    """Trained on the English pairs of data/distill that `keep` wants, from `start`."""
     folder = os.path.join(WORK, name)
     if not os.path.exists(os.path.join(folder, "best.safetensors")):
         begun = time.time()
-        if not os.path.exists(os.path.join(WORK, "compressor-start")):
-            run([sys.executable, "models/train_default.py", "start", os.path.join(WORK, "compressor-start")])
-        run([sys.executable, "export.py", os.path.join(WORK, "compressor-start"), "-o", os.path.join(WORK, "compressor-start.safetensors")])
         with open(folder + ".jsonl", "w", encoding="utf-8") as file:
-            file.write(ask(["./lingua2", "annotate", "-q", english(keep)], []))
-        run(["./lingua2", "train", "-q", "--threads", threads, "-m", os.path.join(WORK, "compressor-start.safetensors"), "-o", folder, folder + ".jsonl"])
+            file.write(ask(["./lingua2", "annotate", "-q", "-"], [e for e in distill_examples() if e["lang"] == "en" and keep(e)]))
+        run(["./lingua2", "train", "-q", "--threads", threads, "-m", start, "-o", folder, folder + ".jsonl"])
         say("%s: %.0f s" % (name, time.time() - begun))
     return os.path.join(folder, "best.safetensors")
 
@@ -194,15 +200,6 @@ RATES = (0.25, 0.33, 0.5, 0.67)
 
 def bucket(example):
     return int(hashlib.sha256(example["id"].encode()).hexdigest(), 16) % 10
-
-
-def distill_examples():
-    return [e for part in sorted(glob.glob(os.path.join(ROOT, "data", "distill", "*.jsonl"))) for e in lines(part)]
-
-
-def ask(arguments, examples):
-    """A command's standard output, these examples being its input."""
-    return subprocess.run(arguments, input="".join(json.dumps(e) + "\n" for e in examples).encode(), stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout.decode()
 
 
 def answers_kept(model, examples, rate):
@@ -339,7 +336,8 @@ def compressor_report(pool):
     everything = distill_examples()
     held = [e for e in everything if e["lang"] == "en" and bucket(e) == 0]
     talk = lambda e: e["domain"] in TALK
-    models = {"all domains": pool.submit(compressor), "talk alone": pool.submit(compressor, "compressor-talk", talk)}
+    start = compressor_start()
+    models = {"all domains": pool.submit(compressor, start), "talk alone": pool.submit(compressor, start, "compressor-talk", talk)}
     models = {name: job.result() for name, job in models.items()}
     pytorch = os.path.join(WORK, "pytorch.safetensors")  # python3 models/train_default.py train DIRECTORY fit; python3 export.py DIRECTORY -o build/models/pytorch.safetensors
     if os.path.exists(pytorch):
@@ -386,7 +384,7 @@ def results():
 
 def models():
     language_model()
-    for name, made in (("mend-lm", LM), ("mend-distiller", distiller(threads=os.cpu_count())), ("default", compressor(threads=os.cpu_count()))):
+    for name, made in (("mend-lm", LM), ("mend-distiller", distiller(threads=os.cpu_count())), ("default", compressor(compressor_start(), threads=os.cpu_count()))):
         shutil.copyfile(made, os.path.join(ROOT, "models", name + ".safetensors"))
         with open(made, "rb") as file:
             say("models/%s.safetensors: sha256 %s" % (name, hashlib.sha256(file.read()).hexdigest()))

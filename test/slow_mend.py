@@ -21,19 +21,17 @@ import torch
 import transformers
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+from compare import peak_memory  # noqa: E402
 MEND = os.path.join(ROOT, "mend")
 
 
-def run(*arguments, program=(MEND,)):
+def run(*arguments):
     """Standard output of a call that must succeed."""
-    done = subprocess.run([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([MEND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit("mend %s: %d %s" % (" ".join(arguments), done.returncode, done.stderr))
     return done.stdout
-
-
-# Runs mend and prints its peak memory in KiB. In a process of its own: what this one holds would count for its child until that is mend.
-PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 
 def export(folder, *more):
@@ -226,7 +224,7 @@ def full_size(name, folder):
             error, other = ((x - true).pow(2).mean().sqrt().item() for x in (ours.double(), theirs.double()))
             print("%-28s %-10s %-14s %.2f of torch float32's %.3g" % (name, mode, what, error / other, other), flush=True)
             check(error <= most * other, "%s, %s, %s: %.3g, torch %.3g" % (name, mode, what, error, other))
-    peak = int(run("logprob", *arguments, program=(sys.executable, "-c", PEAK, MEND))) / 2 ** 20
+    peak = peak_memory([MEND, "logprob", *arguments]) / 2 ** 20
     print("%-28s peak memory %.2f GiB, model file %.2f GiB" % (name, peak, os.path.getsize(flat) / 2 ** 30))
     check(name not in MOST_GB or peak <= MOST_GB[name], "%s: %.2f GiB of memory" % (name, peak))
     os.remove(flat)
